@@ -1,0 +1,1 @@
+"""Training: reading images, fitting the models of the zoo, checkpoints and export."""

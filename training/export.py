@@ -1,0 +1,176 @@
+"""SavedModels: what a trained model can do, as signatures that TensorFlow Serving and any program can call.
+
+An export is `DIRECTORY/NAME/VERSION/`, written beside and renamed, never overwritten. It needs nothing of the zoo.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+
+from training.data import to_model_range, to_uint8
+
+RANGES = {
+    "z": "standard normal",
+    "seed": "any int64; the same seed gives the same image",
+    "truncation": "0 to 1 (1: as trained; lower: less varied, more typical)",
+    "images": {"float32": "[-1, 1]", "uint8": "0 to 255"},
+    "logits": "above 0: taken for real",
+    "image_bytes": "a PNG file",
+}
+
+
+def signatures(model):
+    """Returns `{name: (function, input signature)}` of the endpoints of a model; all arguments have a batch axis."""
+    import tensorflow as tf
+
+    z = tf.TensorSpec([None, model.latent_dim], tf.float32, name="z")
+    seed = tf.TensorSpec([None], tf.int64, name="seed")
+    truncation = tf.TensorSpec([None], tf.float32, name="truncation")
+    images = tf.TensorSpec([None, *model.image_shape], tf.uint8, name="images")
+
+    def sample(seed, truncation):
+        return to_uint8(model.generate(model.latents(seed) * truncation[:, None]))
+
+    def sample_png(seed, truncation):
+        encoded = tf.map_fn(tf.io.encode_png, sample(seed, truncation), fn_output_signature=tf.string)
+        return {"image_bytes": encoded}
+
+    endpoints = {
+        "serving_default": (lambda z: {"images": model.generate(z)}, [z]),
+        "latents": (lambda seed: {"z": model.latents(seed)}, [seed]),
+        "sample": (lambda seed, truncation: {"images": sample(seed, truncation)}, [seed, truncation]),
+        "sample_png": (sample_png, [seed, truncation]),
+    }
+    if hasattr(model, "discriminate"):
+        endpoints["discriminate"] = (lambda images: {"logits": model.discriminate(to_model_range(images))}, [images])
+    return endpoints
+
+
+def export(model, directory, name, *, record=None, reals=None, credit=None):
+    """Writes a model as the next version of `directory/name`.
+
+    Args:
+        model: A trained `GenerativeModel`.
+        directory: Where SavedModels lie, such as `saved_models`.
+        name: Name of the model.
+        record: Dict put into `model.json` (data fingerprint, configuration ...).
+        reals: uint8 `[n, height, width, channels]`, real images that the training did not see, for
+            `assets.extra/reals.npz`.
+        credit: Whose the real images are.
+
+    Returns:
+        The directory of the new version.
+
+    Raises:
+        OSError: If it cannot be written; nothing is left behind.
+    """
+    import keras
+
+    from zoo.generative import dtype_policy
+
+    root = Path(directory) / name
+    root.mkdir(parents=True, exist_ok=True)
+    temporary = root / f".writing-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        # Float32 throughout, whatever the precision of the training.
+        with dtype_policy("float32"):
+            copy = type(model).from_config(model.get_config())
+            for group, network in copy.networks.items():
+                for target, source in zip(network.variables, model.networks[group].variables, strict=True):
+                    target.assign(source)
+            archive = keras.export.ExportArchive()
+            # Not the model itself: it is the networks that hold the variables of the endpoints.
+            for network in copy.networks.values():
+                archive.track(network)
+            described = {}
+            for endpoint, (function, signature) in signatures(copy).items():
+                archive.add_endpoint(endpoint, function, input_signature=signature)
+                described[endpoint] = _describe(function, signature)
+            archive.write_out(str(temporary), verbose=False)
+        if reals is not None:
+            (temporary / "assets.extra").mkdir(exist_ok=True)
+            np.savez_compressed(temporary / "assets.extra" / "reals.npz", images=reals, credit=np.array(credit or ""))
+        card = model_card(model, described) | (record or {})
+        (temporary / "model.json").write_text(json.dumps(card, indent=2), encoding="utf-8")
+        return _publish(temporary, root)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def versions(root):
+    """Returns the versions of an exported model, ascending."""
+    root = Path(root)
+    if not root.is_dir():
+        return []
+    return sorted(int(path.name) for path in root.iterdir() if path.name.isdigit() and path.is_dir())
+
+
+def _publish(temporary, root):
+    for _ in range(1000):
+        target = root / str(max(versions(root), default=0) + 1)
+        try:
+            os.rename(temporary, target)
+            return target
+        except OSError:
+            if not target.exists():
+                raise
+    raise OSError(f"No free version number in {root}")
+
+
+def _describe(function, signature):
+    import tensorflow as tf
+
+    outputs = tf.function(function, input_signature=signature).get_concrete_function().structured_outputs
+    return {
+        "inputs": {spec.name: _describe_tensor(spec.name, spec) for spec in signature},
+        "outputs": {key: _describe_tensor(key, value) for key, value in outputs.items()},
+    }
+
+
+def _describe_tensor(name, tensor):
+    values = RANGES[name]
+    if isinstance(values, dict):
+        values = values[tensor.dtype.name]
+    return {"dtype": tensor.dtype.name, "shape": tensor.shape.as_list(), "range": values}
+
+
+def model_card(model, described):
+    """Returns what `model.json` says of a model: architecture, arguments, steps, versions, signatures."""
+    return {
+        "arch": model.architecture,
+        "variant": model.variant,
+        "image_shape": list(model.image_shape),
+        "hyperparameters": {key: value for key, value in model.get_config().items() if key != "image_shape"},
+        "step": int(model.step),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": installed_versions(),
+        "git_commit": git_commit(),
+        "signatures": described,
+    }
+
+
+def installed_versions():
+    """Returns the versions of Python and of the packages that the result depends on."""
+    packages = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy", "pillow")}
+    return {"python": platform.python_version(), **packages}
+
+
+def git_commit():
+    """Returns the commit that this code is at, with `-dirty` where files have changed; `None` outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        # The project's own checkout only: an installed copy may lie in somebody else's.
+        command = ["git", "-C", str(here), "ls-files", "--error-unmatch", Path(__file__).name]
+        subprocess.run(command, capture_output=True, check=True, timeout=10)
+        command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, check=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,260 @@
+"""`python -m training.fit`: trains a model, resumes it, shows what it makes and exports it."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import sys
+import time
+import warnings
+
+from training import config, data, pictures
+
+# Settings that a resumed run must share with what is on disk; the rest may differ from start to start.
+IDENTITY = (
+    "arch", "image_shape", "hyperparameters", "recipe", "steps", "batch_size", "seed", "precision", "data",
+    "data_fingerprint", "classes", "label_depth", "fit", "transform", "jit",
+)  # fmt: skip
+NUM_HELD_OUT = 100
+
+
+def main(argv=None):
+    """Runs the command line; returns the exit status: 0, 1 (failed), 2 (wrong option), 130 or 143 (stopped)."""
+    parser = config.build_parser()
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.list or arguments.recipe_help:
+            print(config.list_text() if arguments.list else config.recipes_text())
+            return 0
+        settings = config.resolve(arguments)
+    except ValueError as error:
+        parser.exit(2, f"training.fit: {error}\n")
+    try:
+        return run(settings, dry_run=arguments.dry_run)
+    except KeyboardInterrupt:
+        print(f"Stopped at once. The same command goes on from the last checkpoint in {settings.run_dir}", file=sys.stderr)
+        return 130
+    except (ValueError, ArithmeticError, OSError) as error:
+        if os.environ.get("ZOO_TRACEBACK"):
+            raise
+        print(f"training.fit: {error}", file=sys.stderr)
+        return 1
+
+
+def run(settings, dry_run=False):
+    """Trains as `settings` (a `FitConfig`) say, from the newest checkpoint of the run directory where there is one.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ValueError: If the data cannot be used, or the run directory holds another configuration's run.
+        ArithmeticError: If a loss is no longer finite.
+    """
+    reals, held_out = load_images(settings)
+    record = resolved(settings, reals)
+    if dry_run:
+        print(json.dumps(record, indent=2))
+        return 0
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reports at length that there is no GPU
+    record = _precision_resolved(record)
+    _agree(settings.run_dir, record)
+
+    print(f"{len(reals):,} images of {reals.images.shape[1:]}; run directory {settings.run_dir}", flush=True)
+    print(f"precision {record['precision']}, {record['steps']:,} steps, batch size {record['batch_size']}", flush=True)
+    model = make_model(settings, record, len(reals))
+    from training import callbacks
+    from zoo import checkpoint
+
+    restored = checkpoint.restore_newest(model, settings.run_dir / "checkpoints")
+    if restored is not None:
+        print(f"going on from step {int(model.step):,} ({restored})", flush=True)
+    samples = settings.run_dir / "samples"
+    shown = reals.images[:: max(1, len(reals) // callbacks.NUM_SAMPLES)][: callbacks.NUM_SAMPLES]
+    pictures.save_grid(samples / "reals.png", shown)
+
+    stop = callbacks.StopOnSignal()
+    if int(model.step) < record["steps"]:
+        train(model, settings, record, reals, held_out, stop)
+    if stop.received is not None:
+        print(f"Stopped and saved at step {int(model.step):,}. The same command goes on from there.", flush=True)
+        return 128 + stop.received
+    pictures.save_progress_strip(samples, settings.run_dir / "progress.png", settings.image_shape[0])
+    pictures.save_loss_curves(settings.run_dir / "metrics.csv", settings.run_dir / "losses.png")
+    saved_model = export_model(model, settings, record, held_out)
+    print_result(settings, saved_model)
+    return 0
+
+
+def load_images(settings):
+    """Returns `(training images, held-out images)`.
+
+    The held-out ones are those of `--test-data`; of `emoji` 100 (a fifth, where `--classes` leaves fewer than 500);
+    else `None`: with few images of one's own every one is wanted for training.
+    """
+    options = {
+        "size": settings.image_shape[0],
+        "channels": settings.image_shape[2],
+        "fit": settings.fit,
+        "classes": settings.classes,
+        "label_depth": settings.label_depth,
+        "strict": settings.strict,
+        "workers": settings.workers,
+    }
+    images = data.load(settings.data, **options)
+    if settings.test_data is not None:
+        return images, data.load(settings.test_data, **options)
+    if settings.data == "emoji":  # its held-out images go into the export
+        # A little more than 100, since the split is of contents and meets its fraction only on average.
+        return images.split(min(0.2, 1.2 * NUM_HELD_OUT / len(images)), seed=0)
+    return images, None
+
+
+def resolved(settings, reals):
+    """Returns the configuration as `config.json` holds it: every value that decides what the run computes."""
+    record = {
+        field.name: getattr(settings, field.name)
+        for field in dataclasses.fields(settings)
+        if field.name in IDENTITY or field.name in ("test_data", "name")
+    }
+    recipe = dataclasses.asdict(settings.recipe)
+    record["recipe"] = {key: recipe[key] for key in recipe if key not in ("sizes", "size", "hyperparameters", "steps", "epochs")}
+    recipe = dataclasses.replace(settings.recipe, batch_size=settings.batch_size)
+    record["steps"] = settings.steps or recipe.generator_updates(len(reals))
+    record["num_images"] = len(reals)
+    record["data_fingerprint"] = reals.fingerprint
+    record["class_names"] = list(reals.class_names)
+    return json.loads(json.dumps(record))
+
+
+def _precision_resolved(record):
+    precision = record["precision"]
+    if precision == "auto":
+        import tensorflow as tf
+
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+        tensor_cores = details and all(each.get("compute_capability", (0,))[0] >= 7 for each in details)
+        precision = "mixed_float16" if tensor_cores else "float32"
+    return record | {"precision": precision}
+
+
+def _agree(run_dir, record):
+    """Writes `config.json`, or checks that the one there is of the same run."""
+    path = run_dir / "config.json"
+    if path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be read ({error}). Use another --run-dir.") from None
+        flat_before, flat_now = _flat(before), _flat(record)
+        keys = [key for key in {**flat_before, **flat_now} if key.split(".")[0] in IDENTITY]
+        if record["recipe"]["learning_rate_decay"] != "linear":
+            keys.remove("steps")  # a longer run of the same kind: its first part is the run so far
+        different = [key for key in keys if flat_before.get(key) != flat_now.get(key)]
+        if different:
+            table = "\n".join(f"  {key}: {flat_before.get(key)!r} there, {flat_now.get(key)!r} now" for key in different)
+            raise ValueError(
+                f"{run_dir} holds a run of another configuration:\n{table}\nGive the same options to go on with it, "
+                f"or another --run-dir (or --name) to start anew."
+            )
+    from training.export import git_commit, installed_versions
+
+    record = record | {"versions": installed_versions(), "git_commit": git_commit()}
+    pictures.save_atomically(path, lambda file: file.write(json.dumps(record, indent=2).encode()))
+
+
+def _flat(record):
+    flat = {}
+    for key, value in record.items():
+        if isinstance(value, dict):
+            flat.update({f"{key}.{inner}": each for inner, each in value.items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def make_model(settings, record, num_images):
+    """Returns a compiled model with fresh weights drawn from the seed, its optimizers as the recipe says."""
+    import keras
+
+    from zoo.registry import get_class
+
+    keras.utils.set_random_seed(settings.seed)
+    keras.config.set_dtype_policy(record["precision"])
+    model = get_class(settings.arch)(settings.image_shape, **settings.hyperparameters)
+    model.compile(
+        recipe=settings.recipe,
+        steps=record["steps"],
+        steps_per_epoch=max(1, num_images // settings.batch_size),
+        jit_compile=settings.jit,
+    )
+    return model
+
+
+def train(model, settings, record, reals, held_out, stop):
+    """Runs `model.fit` from the model's step to the last one, with everything that is written on the way."""
+    from training import callbacks
+
+    step, steps = int(model.step), record["steps"]
+    images_per_step = record["batch_size"] * getattr(model, "discriminator_steps", 1)
+    dataset = data.batches(
+        reals, images_per_step, seed=settings.seed, start_step=step, stop_step=steps, transform=settings.transform
+    )
+    checkpoints = settings.run_dir / "checkpoints"
+    log = callbacks.MetricsLog(settings.run_dir / "metrics.csv", steps, images_per_step, settings.log_every)
+    each = [
+        stop,
+        callbacks.FiniteLosses(checkpoints),  # before all that writes
+        log,
+        callbacks.SampleGrids(settings.run_dir / "samples", settings.sample_every),
+        callbacks.Checkpoints(checkpoints, settings.checkpoint_every),
+    ]
+    if settings.export_every:
+        export = lambda: export_model(model, settings, record, held_out)  # noqa: E731
+        each.append(callbacks.Exports(export, settings.export_every, steps))
+    if importlib.util.find_spec("tensorboard") is not None:
+        directory = settings.run_dir / "tensorboard"
+        each.append(callbacks.TensorBoardLog(directory, settings.log_every, settings.sample_every))
+    started = time.monotonic()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*shuffle=True.*")
+        model.fit(dataset, steps_per_epoch=steps - step, epochs=1, callbacks=each, verbose=0, shuffle=False)
+    print(f"{int(model.step) - step:,} steps in {callbacks.duration(time.monotonic() - started)}", flush=True)
+
+
+def export_model(model, settings, record, held_out):
+    """Exports the model as the next version of its name and returns the directory."""
+    from training.export import export
+
+    extras = {}
+    if settings.data == "emoji" and held_out is not None:
+        extras = {"reals": held_out.images[:NUM_HELD_OUT], "credit": data.EMOJI_CREDIT}
+    kept = ("data", "data_fingerprint", "num_images", "class_names", "batch_size", "steps", "seed", "precision", "recipe")
+    saved_model = export(
+        model, settings.export_dir, settings.name, record={"training": {key: record[key] for key in kept}}, **extras
+    )
+    print(f"exported step {int(model.step):,} to {saved_model}", flush=True)
+    return saved_model
+
+
+def print_result(settings, saved_model):
+    """Tells where everything is and what to do with it."""
+    samples = sorted((settings.run_dir / "samples").glob("step_*.png"))
+    print(
+        f"""
+  samples          {samples[-1] if samples else settings.run_dir / "samples"}
+  real images      {settings.run_dir / "samples" / "reals.png"}
+  progress, losses {settings.run_dir / "progress.png"}, {settings.run_dir / "losses.png"}
+  SavedModel       {saved_model}
+
+Try next:
+  saved_model_cli run --dir {saved_model} --tag_set serve --signature_def sample \\
+      --input_exprs 'seed=np.array([7], np.int64);truncation=np.array([1], np.float32)'
+  python -m training.fit --arch sngan --data YOUR_FOLDER     your own pictures
+  python -m training.fit --list                              the other architectures"""
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""What every model of the zoo has in common: its configuration, its sampling and its exponential moving average."""
+
+import contextlib
+import inspect
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from zoo import randomness
+from zoo.recipe import Recipe, select_variant
+
+SAMPLE_BATCH = 64
+
+
+@contextlib.contextmanager
+def dtype_policy(policy):
+    """Makes `policy` Keras' global dtype policy inside the block."""
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(previous)
+
+
+class GenerativeModel(keras.Model):
+    """Base of the zoo's models: turns latents into images.
+
+    A subclass calls `super().__init__`, builds its networks, and hands the one that makes images to
+    `_track_average`. The constructor is the configuration: `get_config` returns its arguments.
+
+    Args:
+        image_shape: `(side, side, channels)`, 1, 3 or 4 channels.
+        variant: Name in the class's `recipes`; `None` takes the first that has the side.
+        latent_dim: Size of a latent vector z.
+        ema_decay: Decay, a step, of the moving average of the generator's weights that `sample` uses. It starts
+            lower, as (1 + step) / (10 + step), so that short runs are not averages of their first steps.
+        seed: Seed of the run; every random draw of the training is a function of it and the step.
+
+    Raises:
+        ValueError: If the architecture cannot make images of this shape.
+    """
+
+    architecture = None  # set by `register`
+    recipes = {"default": Recipe(source="none stated")}
+
+    def __new__(cls, *args, **kwargs):
+        model = super().__new__(cls, *args, **kwargs)
+        bound = inspect.signature(cls.__init__).bind(model, *args, **kwargs)
+        bound.apply_defaults()
+        arguments = dict(list(bound.arguments.items())[1:])
+        for parameter in inspect.signature(cls.__init__).parameters.values():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                arguments |= arguments.pop(parameter.name)
+        object.__setattr__(model, "_arguments", arguments)
+        return model
+
+    def __init__(
+        self,
+        image_shape,
+        *,
+        variant: str | None = None,
+        latent_dim: int | None = None,
+        ema_decay: float = 0.999,
+        seed: int = 0,
+    ):
+        super().__init__()
+        name = self.architecture or type(self).__name__
+        self.variant = select_variant(name, self.recipes, variant, image_shape)
+        self.recipe = self.recipes[self.variant]
+        latent_dim = self.recipe_value("latent_dim", latent_dim) or 100
+        if latent_dim < 1:
+            raise ValueError(f"`latent_dim` must be at least 1. Received: {latent_dim}")
+        if not 0 <= ema_decay < 1:
+            raise ValueError(f"`ema_decay` must be in [0, 1). Received: {ema_decay}")
+        self.image_shape = tuple(int(size) for size in image_shape)
+        self.latent_dim = latent_dim
+        self.ema_decay = ema_decay
+        self.seed = seed
+        self.step = self.add_weight(name="step", shape=(), dtype="int64", initializer="zeros", trainable=False)
+        self._sample_function = None
+
+    def recipe_value(self, name, value):
+        """Returns `value`, or, where it is `None`, what the variant's recipe sets for the argument `name`."""
+        return self.recipe.hyperparameters.get(name) if value is None else value
+
+    def _build_network(self, build, *inputs):
+        """Calls `build()` and then the network once, on zeros, so that its variables exist."""
+        network = build()
+        network(*(tf.zeros([1, *shape]) for shape in inputs), training=False)
+        return network
+
+    def _track_average(self, network, build, *inputs):
+        """Returns a float32 copy of `network`, made by `build`, that `_update_average` keeps as its moving average."""
+        with dtype_policy("float32"):
+            average = self._build_network(build, *inputs)
+        for target, source in zip(average.variables, network.variables, strict=True):
+            target.assign(source)
+        average.trainable = False
+        return average
+
+    @property
+    def networks(self):
+        """The networks by name, as a checkpoint and the summary list them."""
+        raise NotImplementedError
+
+    @property
+    def optimizers_by_name(self):
+        """The optimizers by name; empty before `compile`."""
+        raise NotImplementedError
+
+    def _update_average(self, average, network):
+        step = tf.cast(self.step, tf.float32)
+        decay = tf.minimum(self.ema_decay, (1 + step) / (10 + step))
+        for target, source in zip(average.variables, network.variables, strict=True):
+            value = tf.cast(tf.convert_to_tensor(source), target.dtype)
+            if target.dtype == "float32":  # batch-norm statistics included
+                value = target + (1 - decay) * (value - target)
+            target.assign(value)
+
+    def latents(self, seeds):
+        """Returns one latent per seed.
+
+        Args:
+            seeds: int64 `[n]`.
+
+        Returns:
+            float32 `[n, latent_dim]`, standard normal, each row a function of its seed alone.
+        """
+        return randomness.latents(seeds, self.latent_dim)
+
+    def generate(self, z):
+        """Turns latents into images with the averaged weights.
+
+        Args:
+            z: float32 `[n, latent_dim]`.
+
+        Returns:
+            float32 `[n, height, width, channels]` in [-1, 1].
+        """
+        raise NotImplementedError
+
+    def sample(self, count, seed=0, truncation=1.0):
+        """Draws images with the averaged weights, one seed an image.
+
+        Args:
+            count: Number of images; they have the seeds `seed`, `seed + 1` ... so a longer sample begins with the
+                shorter one.
+            seed: First seed.
+            truncation: Factor on the latents; below 1 trades variety for typical images.
+
+        Returns:
+            float32 array `[count, height, width, channels]` in [-1, 1].
+        """
+        if count < 0:
+            raise ValueError(f"`count` must be 0 or more. Received: {count}")
+        if self._sample_function is None:
+            self._sample_function = tf.function(
+                lambda seeds, factor: self.generate(self.latents(seeds) * factor),
+                input_signature=[tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.float32)],
+            )
+        images = np.empty((count, *self.image_shape), np.float32)
+        for start in range(0, count, SAMPLE_BATCH):
+            seeds = np.arange(seed + start, seed + min(start + SAMPLE_BATCH, count), dtype=np.int64)
+            images[start : start + len(seeds)] = self._sample_function(seeds, np.float32(truncation))
+        return images
+
+    def call(self, z, training=False):
+        return self.generate(z)
+
+    def get_config(self):
+        return {**self._arguments, "image_shape": list(self.image_shape)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(tuple(config["image_shape"]), **{key: value for key, value in config.items() if key != "image_shape"})
+
+    def summary(self, print_fn=print):
+        """Prints the networks, layer by layer with output shapes, and their parameter counts."""
+        print_fn(f"{self.architecture or type(self).__name__} ({self.variant}) for images {self.image_shape}")
+        for name, network in self.networks.items():
+            if name.startswith("ema_"):
+                continue
+            print_fn(f"\n{name}: {count_parameters(network):,} trainable parameters")
+            rows = [
+                (layer.name, type(layer).__name__, count_parameters(layer))
+                for layer in _leaves(network)
+                if not isinstance(layer, keras.layers.InputLayer)
+            ]
+            width, kind = (max(len(row[column]) for row in rows) + 2 for column in (0, 1))
+            for row in rows:
+                print_fn(f"  {row[0]:{width}}{row[1]:{kind}}{row[2]:>12,}")
+
+
+def _leaves(layer):
+    """Yields the layers below `layer` that hold no others, in the order in which they were made."""
+    if not layer._layers:
+        yield layer
+    for child in layer._layers:
+        yield from _leaves(child)
+
+
+def count_parameters(layer):
+    """Returns the number of trainable parameters of a layer or network."""
+    return sum(int(np.prod(variable.shape)) for variable in layer.trainable_variables)
+
+
+def make_optimizer(recipe, learning_rate, num_updates=None, updates_per_epoch=None):
+    """Returns the recipe's Adam (AdamW where it has a weight decay), with its learning-rate schedule.
+
+    Args:
+        recipe: A `Recipe`.
+        learning_rate: The initial learning rate.
+        num_updates: Updates in all, which the linear decay needs.
+        updates_per_epoch: Updates a pass over the data, which the exponential decay needs.
+
+    Raises:
+        ValueError: If the schedule needs a number that was not given.
+    """
+    if recipe.learning_rate_decay == "linear":
+        if num_updates is None:
+            raise ValueError("The linear learning-rate decay needs to know the end: `model.compile(steps=...)`.")
+        learning_rate = keras.optimizers.schedules.PolynomialDecay(learning_rate, num_updates, end_learning_rate=0.0)
+    elif recipe.learning_rate_decay == "exponential":
+        if updates_per_epoch is None:
+            raise ValueError(
+                "The exponential learning-rate decay needs the length of an epoch: `model.compile(steps_per_epoch=...)`."
+            )
+        learning_rate = keras.optimizers.schedules.ExponentialDecay(
+            learning_rate, updates_per_epoch, recipe.decay_rate, staircase=True
+        )
+    arguments = {"learning_rate": learning_rate, "beta_1": recipe.beta_1, "beta_2": recipe.beta_2}
+    if recipe.weight_decay:
+        return keras.optimizers.AdamW(weight_decay=recipe.weight_decay, **arguments)
+    return keras.optimizers.Adam(**arguments)
+
+
+def scaled(optimizer):
+    """Wraps `optimizer` in dynamic loss scaling where the global policy is mixed_float16, else returns it."""
+    if keras.config.dtype_policy().name != "mixed_float16":
+        return optimizer
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return optimizer
+    return keras.optimizers.LossScaleOptimizer(optimizer)

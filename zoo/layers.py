@@ -1,0 +1,122 @@
+"""Layers that Keras has not, or not in the form that these models need."""
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from zoo import randomness
+
+
+class _SpectralNormalization:
+    """Divides the kernel by an estimate of its largest singular value (Miyato et al. 2018, algorithm 1).
+
+    The forward pass uses W / sigma(W) with sigma = u^T W v, and the gradient flows through sigma; the stored kernel is
+    never overwritten. `u` and `v` are persistent, and move by one power iteration when `power_iteration` is called,
+    which `GAN.train_step` does once a step: every pass of a step, real and fake, sees the same weights. Everything is
+    float32 whatever the precision policy.
+    """
+
+    kernel_output_axis = -1
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        # Never autocast: sigma is computed from the float32 kernel.
+        self._kernel._autocast = False
+        rows, columns = self._matrix(self._kernel).shape
+
+        def unit_vector(shape, dtype=None):
+            return ops.normalize(keras.initializers.RandomNormal()(shape, dtype=dtype), axis=-1, epsilon=1e-12)
+
+        def vector(name, size):
+            return self.add_weight(
+                name=name, shape=(size,), initializer=unit_vector, trainable=False, dtype="float32", autocast=False,
+                aggregation="only_first_replica",
+            )  # fmt: skip
+
+        self.u = vector("u", columns)
+        self.v = vector("v", rows)
+        self.power_iteration()
+
+    def _matrix(self, kernel):
+        """Returns the kernel as `[inputs, outputs]`."""
+        if self.kernel_output_axis != -1:
+            kernel = ops.moveaxis(kernel, self.kernel_output_axis, -1)
+        return ops.reshape(kernel, (-1, kernel.shape[-1]))
+
+    def power_iteration(self):
+        """Moves `u` and `v` one iteration toward the leading singular vectors of the kernel as it is now."""
+        matrix = tf.stop_gradient(self._matrix(ops.convert_to_tensor(self._kernel)))
+        v = tf.math.l2_normalize(tf.linalg.matvec(matrix, self.u), epsilon=1e-12)
+        u = tf.math.l2_normalize(tf.linalg.matvec(matrix, v, transpose_a=True), epsilon=1e-12)
+        self.u.assign(u)
+        self.v.assign(v)
+
+    @property
+    def sigma(self):
+        """The estimate of the kernel's largest singular value, a float32 scalar."""
+        matrix = self._matrix(ops.convert_to_tensor(self._kernel))
+        return tf.tensordot(tf.linalg.matvec(matrix, self.u), ops.convert_to_tensor(self.v), 1)
+
+    @property
+    def kernel(self):
+        """The normalized kernel, in the layer's compute dtype."""
+        return ops.cast(ops.convert_to_tensor(self._kernel) / self.sigma, self.compute_dtype)
+
+    @kernel.setter
+    def kernel(self, value):  # Conv2DTranspose assigns it
+        self._kernel = value
+
+    def save_own_variables(self, store):
+        # Keras' convolution would store `self.kernel`, which here is the normalized one, and no u or v.
+        keras.layers.Layer.save_own_variables(self, store)
+
+    def load_own_variables(self, store):
+        keras.layers.Layer.load_own_variables(self, store)
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class SpectralConv2D(_SpectralNormalization, keras.layers.Conv2D):
+    """Convolution whose kernel is divided by its spectral norm; arguments and shapes of `keras.layers.Conv2D`."""
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class SpectralConv2DTranspose(_SpectralNormalization, keras.layers.Conv2DTranspose):
+    """Transposed convolution with spectral norm; arguments and shapes of `keras.layers.Conv2DTranspose`."""
+
+    kernel_output_axis = -2
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class SpectralDense(_SpectralNormalization, keras.layers.Dense):
+    """Dense layer whose kernel is divided by its spectral norm; arguments and shapes of `keras.layers.Dense`."""
+
+
+def spectral_layers(model):
+    """Returns the layers of `model`, at any depth, that carry a spectral norm."""
+    return [layer for layer in model._flatten_layers() if isinstance(layer, _SpectralNormalization)]
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class Dropout(keras.layers.Layer):
+    """Sets a `rate` of its inputs to 0 in training and scales the others by 1 / (1 - rate).
+
+    Unlike `keras.layers.Dropout` its draws come from `zoo.randomness`, so that they are a function of the step.
+
+    Args:
+        rate: Share of the inputs to drop, in [0, 1).
+    """
+
+    def __init__(self, rate, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 <= rate < 1:
+            raise ValueError(f"`rate` must be in [0, 1). Received: {rate}")
+        self.rate = rate
+
+    def call(self, inputs, training=False):
+        if not training or self.rate == 0:
+            return inputs
+        keep = randomness.uniform(inputs.shape) >= self.rate
+        return tf.where(keep, inputs / tf.cast(1 - self.rate, inputs.dtype), tf.zeros([], inputs.dtype))
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate}
