@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from training import pictures
 from training.data import to_uint8
@@ -34,14 +35,18 @@ class FiniteLosses(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if all(math.isfinite(value) for value in logs.values()):
             return
-        good = checkpoint.paths(self.checkpoints)
         values = ", ".join(f"{name} = {value}" for name, value in logs.items())
-        raise NonFiniteLoss(
-            f"A loss is not finite at step {int(self.model.step)}: {values}.\n"
-            f"Nothing of this step was saved; the last good checkpoint is {good[-1] if good else 'none yet'}.\n"
-            "What to try: a lower learning rate (--set g_learning_rate=1e-4 --set d_learning_rate=1e-4), "
-            "--set loss=hinge, --precision float32, or a larger --batch-size, in a new --run-dir."
-        )
+        raise _not_finite(f"A loss is not finite at step {int(self.model.step)}: {values}.", self.checkpoints)
+
+
+def _not_finite(what, checkpoints):
+    good = checkpoint.paths(checkpoints)
+    return NonFiniteLoss(
+        f"{what}\n"
+        f"Nothing of this step was saved; the last good checkpoint is {good[-1] if good else 'none yet'}.\n"
+        "What to try: a lower learning rate (--set g_learning_rate=1e-4 --set d_learning_rate=1e-4), "
+        "--set loss=hinge, --precision float32, or a larger --batch-size, in a new --run-dir."
+    )
 
 
 class MetricsLog(keras.callbacks.Callback):
@@ -60,7 +65,7 @@ class MetricsLog(keras.callbacks.Callback):
         self.steps = steps
         self.images_per_step = images_per_step
         self.every = every
-        self.bar = None
+        self.bar = self.file = None
 
     def on_train_begin(self, logs=None):
         self.start = self.mark = int(self.model.step)
@@ -102,7 +107,8 @@ class MetricsLog(keras.callbacks.Callback):
     def close(self):
         if self.bar is not None:
             self.bar.close()
-        self.file.close()
+        if self.file is not None:
+            self.file.close()
 
 
 def _drop_rows_after(path, step):
@@ -173,6 +179,10 @@ class Checkpoints(keras.callbacks.Callback):
     def save(self):
         step = int(self.model.step)
         if self.saved != step:
+            for key, variable in checkpoint.variables(self.model).items():
+                if not np.isfinite(np.asarray(variable)).all():  # the losses of this step came before its update
+                    what = f"{key} is not finite after step {step}, though the losses were."
+                    raise _not_finite(what, self.directory)
             checkpoint.save(self.model, self.directory)
             self.saved = step
 
@@ -203,8 +213,12 @@ class StopOnSignal(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def on_train_end(self, logs=None):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self.close()
+
+    def close(self):
+        """Gives the signals back to who had them."""
+        while self._previous:
+            signal.signal(*self._previous.popitem())
 
 
 class Exports(keras.callbacks.Callback):

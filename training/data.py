@@ -11,12 +11,12 @@ import itertools
 import os
 import sys
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from training import image_cache, transforms
 from training.decode import CHANNELS, FITS, DataError, decode, pillow_warnings, reason
@@ -41,7 +41,7 @@ def to_model_range(images):
     if _is_tensor(images):
         import tensorflow as tf
 
-        return tf.cast(images, tf.float32) / 127.5 - 1.
+        return tf.cast(images, tf.float32) / 127.5 - 1.0
     return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
@@ -50,7 +50,7 @@ def to_uint8(images):
     if _is_tensor(images):
         import tensorflow as tf
 
-        return tf.cast(tf.clip_by_value(tf.round((tf.cast(images, tf.float32) + 1.) * 127.5), 0., 255.), tf.uint8)
+        return tf.cast(tf.clip_by_value(tf.round((tf.cast(images, tf.float32) + 1.0) * 127.5), 0.0, 255.0), tf.uint8)
     scaled = (np.asarray(images).astype(np.float32) + np.float32(1)) * np.float32(127.5)
     return np.rint(scaled).clip(0, 255).astype(np.uint8)
 
@@ -61,7 +61,7 @@ def _is_tensor(images):
 
 
 class _Rows:
-    """Some rows of an array that may be larger than memory: read when indexed, by rows or (rows, ...)."""
+    """Some rows of an array that may be larger than memory: read when indexed, whole only by np.asarray."""
 
     def __init__(self, array, rows):
         self._array, self._rows = array, rows
@@ -71,12 +71,19 @@ class _Rows:
         return len(self._rows)
 
     def __getitem__(self, index):
-        if isinstance(index, tuple):
-            return self[index[0]][(slice(None), *index[1:]) if np.ndim(self._rows[index[0]]) else index[1:]]
-        return self._array[self._rows[index]]
+        if not isinstance(index, tuple):
+            return self._array[self._rows[index]]
+        if isinstance(index[0], slice):
+            return self._array[self._rows[index[0]]][(slice(None), *index[1:])]
+        if isinstance(index[0], (int, np.integer)):
+            return self._array[self._rows[index[0]]][index[1:]]
+        return np.asarray(self)[index]
 
     def __array__(self, dtype=None, copy=None):
         return np.asarray(self._array[self._rows], dtype)
+
+    def select(self, rows):
+        return _Rows(self._array, self._rows[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,15 +115,13 @@ class ImageSet:
     def subset(self, indices):
         """The images at `indices` (integers or a mask), in that order, without reading them."""
         rows = np.arange(len(self))[np.asarray(indices, None if len(indices) else np.int64)]
-        images = _Rows(self.images, rows)
-        if isinstance(self.images, _Rows):
-            images = _Rows(self.images._array, self.images._rows[rows])
+        images = self.images.select(rows) if isinstance(self.images, _Rows) else _Rows(self.images, rows)
         names = self.names[rows] if isinstance(self.names, image_cache.Names) else [self.names[i] for i in rows]
         labels, hashes = self.labels[rows], self.content_hashes[rows]
         fingerprint = _fingerprint(hashes, labels, self.fingerprint)
         return ImageSet(images, labels, self.class_names, names, hashes, fingerprint, self.skipped)
 
-    def split(self, fraction=.1, seed=0):
+    def split(self, fraction=0.1, seed=0):
         """Returns (train, held_out), both in the order of this set.
 
         The side of an image depends on the content of its file and on the seed alone: other images may come or go,
@@ -135,8 +140,19 @@ class ImageSet:
         return self.subset(np.flatnonzero(~held_out)), self.subset(np.flatnonzero(held_out))
 
 
-def load(data, *, size, channels=3, fit="crop", classes=(), label_depth="first", strict=False, workers=None,
-         cache_dir=None, progress=True):
+def load(
+    data,
+    *,
+    size,
+    channels=3,
+    fit="crop",
+    classes=(),
+    label_depth="first",
+    strict=False,
+    workers=None,
+    cache_dir=None,
+    progress=True,
+):
     """Reads a source of images, through the cache of decoded ones.
 
     Args:
@@ -177,8 +193,15 @@ def load(data, *, size, channels=3, fit="crop", classes=(), label_depth="first",
             raise DataError(f"{source.title}: {error}") from error
     fingerprint = _fingerprint(decoded.content_hashes, decoded.labels, repr((options, decoded.class_names)))
     _report_skipped(source.title, len(decoded.labels), decoded.skipped, strict, progress)
-    return ImageSet(decoded.images, decoded.labels, decoded.class_names, decoded.names, decoded.content_hashes,
-                    fingerprint, decoded.skipped)
+    return ImageSet(
+        decoded.images,
+        decoded.labels,
+        decoded.class_names,
+        decoded.names,
+        decoded.content_hashes,
+        fingerprint,
+        decoded.skipped,
+    )
 
 
 def _image_shape(size, channels):
@@ -199,6 +222,8 @@ def _fingerprint(content_hashes, labels, options):
 
 def _decoded_chunks(source, shape, fit, workers, progress):
     """Yields an `image_cache.Chunk` for some entries at a time, in their order, decoding some ahead."""
+    from tqdm import tqdm  # here, because it would slow down every --help
+
     yield _chunk_of([], shape, list(source.skipped))
     entries = source.entries()
     length = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // int(np.prod(shape))))
@@ -250,8 +275,10 @@ def _report_skipped(title, usable, skipped, strict, progress):
         lines.append(f"  and {len(skipped) - _LISTED} more")
     listed = "\n".join(lines)
     if strict:
-        raise DataError(f"{len(skipped)} of {usable + len(skipped)} files in {title} cannot be used (strict=True makes "
-                        f"that an error). Repair or remove them, or do without strict:\n{listed}")
+        raise DataError(
+            f"{len(skipped)} of {usable + len(skipped)} files in {title} cannot be used (strict=True makes "
+            f"that an error). Repair or remove them, or do without strict:\n{listed}"
+        )
     if progress:
         print(f"Skipped {len(skipped)} of {usable + len(skipped)} files in {title}:\n{listed}", file=sys.stderr)
 
@@ -282,8 +309,18 @@ def _permutation(count, seed, epoch):
     return np.argsort(transforms.random_bits(seed, 6, epoch, np.arange(count)), kind="stable")
 
 
-def batches(image_set, batch_size, *, seed=0, start_step=0, stop_step=None, transform="", with_labels=False,
-            shard_index=0, shard_count=1):
+def batches(
+    image_set,
+    batch_size,
+    *,
+    seed=0,
+    start_step=0,
+    stop_step=None,
+    transform="",
+    with_labels=False,
+    shard_index=0,
+    shard_count=1,
+):
     """The batches of steps start_step, start_step + 1, ... (below stop_step, or endless) as a tf.data.Dataset.
 
     The batch of step k is the same wherever the stream was started, and the shards' parts, put one after another, are
@@ -325,9 +362,14 @@ def batches(image_set, batch_size, *, seed=0, start_step=0, stop_step=None, tran
         images = to_model_range(tf.ensure_shape(images, (part, *shape)))
         if transform.warps:
             warped = tf.raw_ops.ImageProjectiveTransformV3(
-                images=images, transforms=tf.ensure_shape(matrices, (part, 8)), output_shape=shape[:2],
-                fill_value=0., interpolation="BILINEAR", fill_mode="REFLECT")
-            images = tf.ensure_shape(tf.clip_by_value(warped, -1., 1.), (part, *shape))  # rounding may pass 1 by 1e-7
+                images=images,
+                transforms=tf.ensure_shape(matrices, (part, 8)),
+                output_shape=shape[:2],
+                fill_value=0.0,
+                interpolation="BILINEAR",
+                fill_mode="REFLECT",
+            )
+            images = tf.ensure_shape(tf.clip_by_value(warped, -1.0, 1.0), (part, *shape))  # rounding may pass 1 by 1e-7
         return (images, tf.ensure_shape(labels, (part,))) if with_labels else images
 
     if stop_step is None:
@@ -344,10 +386,14 @@ def _check_stream(image_set, batch_size, start_step, stop_step, shard_index, sha
     if len(image_set) == 0:
         raise DataError("image_set must hold at least one image. Received: none.")
     if shard_count < 1 or batch_size < 1 or batch_size % shard_count:
-        raise DataError("batch_size must be a positive multiple of shard_count. Received: "
-                        f"batch_size={batch_size}, shard_count={shard_count}.")
+        raise DataError(
+            "batch_size must be a positive multiple of shard_count. Received: "
+            f"batch_size={batch_size}, shard_count={shard_count}."
+        )
     if not 0 <= shard_index < shard_count:
         raise DataError(f"shard_index must be in 0..{shard_count - 1}. Received: {shard_index}.")
     if start_step < 0 or (stop_step is not None and stop_step < start_step):
-        raise DataError("start_step must be at least 0, and stop_step at least start_step. Received: "
-                        f"start_step={start_step}, stop_step={stop_step}.")
+        raise DataError(
+            "start_step must be at least 0, and stop_step at least start_step. Received: "
+            f"start_step={start_step}, stop_step={stop_step}."
+        )

@@ -101,7 +101,7 @@ def _upright(image):
 
 def _to_rgb(image, keep_alpha):
     if image.mode not in _ALPHA_MODES and "transparency" not in image.info:
-        return image.convert("RGB")
+        return image.convert("RGBA" if keep_alpha else "RGB")
     image = image.convert("RGBA")
     if keep_alpha:
         return image

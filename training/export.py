@@ -36,7 +36,7 @@ def signatures(model):
     images = tf.TensorSpec([None, *model.image_shape], tf.uint8, name="images")
 
     def sample(seed, truncation):
-        return to_uint8(model.generate(model.latents(seed) * truncation[:, None]))
+        return to_uint8(model.generate(model.latents(seed, truncation)))
 
     def sample_png(seed, truncation):
         encoded = tf.map_fn(tf.io.encode_png, sample(seed, truncation), fn_output_signature=tf.string)
@@ -50,6 +50,13 @@ def signatures(model):
     }
     if hasattr(model, "discriminate"):
         endpoints["discriminate"] = (lambda images: {"logits": model.discriminate(to_model_range(images))}, [images])
+    if hasattr(model, "encode"):
+        endpoints["encode"] = (lambda images: {"z": model.encode(to_model_range(images))}, [images])
+        endpoints["decode"] = endpoints["serving_default"]
+        endpoints["reconstruct"] = (
+            lambda images: {"images": to_uint8(model.reconstruct(to_model_range(images)))},
+            [images],
+        )
     return endpoints
 
 
@@ -73,6 +80,7 @@ def export(model, directory, name, *, record=None, reals=None, credit=None):
     """
     import keras
 
+    from zoo import checkpoint
     from zoo.generative import dtype_policy
 
     root = Path(directory) / name
@@ -83,13 +91,17 @@ def export(model, directory, name, *, record=None, reals=None, credit=None):
         # Float32 throughout, whatever the precision of the training.
         with dtype_policy("float32"):
             copy = type(model).from_config(model.get_config())
-            for group, network in copy.networks.items():
-                for target, source in zip(network.variables, model.networks[group].variables, strict=True):
-                    target.assign(source)
+            for target, source in zip(
+                checkpoint.variables(copy, networks_only=True).values(),
+                checkpoint.variables(model, networks_only=True).values(),
+                strict=True,
+            ):
+                target.assign(source)
             archive = keras.export.ExportArchive()
-            # Not the model itself: it is the networks that hold the variables of the endpoints.
-            for network in copy.networks.values():
+            # Not the model itself: it would bring the networks that only training needs.
+            for network in copy.inference_networks.values():
                 archive.track(network)
+            archive.add_variable_collection("own", copy.own_variables)
             described = {}
             for endpoint, (function, signature) in signatures(copy).items():
                 archive.add_endpoint(endpoint, function, input_signature=signature)

@@ -217,9 +217,13 @@ def train(model, settings, record, reals, held_out, stop):
         directory = settings.run_dir / "tensorboard"
         each.append(callbacks.TensorBoardLog(directory, settings.log_every, settings.sample_every))
     started = time.monotonic()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*shuffle=True.*")
-        model.fit(dataset, steps_per_epoch=steps - step, epochs=1, callbacks=each, verbose=0, shuffle=False)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*shuffle=True.*")
+            model.fit(dataset, steps_per_epoch=steps - step, epochs=1, callbacks=each, verbose=0, shuffle=False)
+    finally:  # Keras calls no `on_train_end` after an error
+        log.close()
+        stop.close()
     print(f"{int(model.step) - step:,} steps in {callbacks.duration(time.monotonic() - started)}", flush=True)
 
 

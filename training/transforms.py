@@ -13,7 +13,7 @@ import numpy as np
 from training.decode import DataError
 
 ALLOWED = "flip, rotate=DEGREES (over 0, up to 180), crop"
-MIN_CROP_AREA = .8
+MIN_CROP_AREA = 0.8
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Transform:
     """
 
     flip: bool = False
-    rotate: float = 0.
+    rotate: float = 0.0
     crop: bool = False
 
     @property
@@ -86,12 +86,12 @@ def random_bits(*words):
 
 def uniform(*words):
     """float64 in [0, 1) for the words, 53 bits."""
-    return (random_bits(*words) >> np.uint64(11)) * 2.**-53
+    return (random_bits(*words) >> np.uint64(11)) * 2.0**-53
 
 
 def flips(seed, places):
     """bool `[b]`: which of the images at `places` of the stream are mirrored."""
-    return uniform(seed, 1, places) < .5
+    return uniform(seed, 1, places) < 0.5
 
 
 def affine_matrices(transform, seed, places, height, width):
@@ -113,7 +113,7 @@ def affine_matrices(transform, seed, places, height, width):
     side = np.sqrt(MIN_CROP_AREA + (1 - MIN_CROP_AREA) * draws[1]) if transform.crop else np.ones_like(angle)
     centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
     # the window's centre, relative to the image's: anywhere that keeps the window inside
-    shift_x, shift_y = ((1 - side) * length * (draw - .5) for length, draw in ((width, draws[2]), (height, draws[3])))
+    shift_x, shift_y = ((1 - side) * length * (draw - 0.5) for length, draw in ((width, draws[2]), (height, draws[3])))
     cos, sin = np.cos(angle), np.sin(angle)
     # first the window (scale, shift), then the rotation about the image's centre
     a0, a1, b0, b1 = side * cos, -side * sin, side * sin, side * cos
