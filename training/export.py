@@ -3,6 +3,7 @@
 An export is `DIRECTORY/NAME/VERSION/`, written beside and renamed, never overwritten. It needs nothing of the zoo.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -115,6 +116,8 @@ def export(model, directory, name, *, record=None, reals=None, credit=None):
         return _publish(temporary, root)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):  # it holds other versions
+            root.rmdir()
 
 
 def versions(root):

@@ -57,7 +57,7 @@ def run(settings, dry_run=False):
         print(json.dumps(record, indent=2))
         return 0
     settings.run_dir.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reports at length that there is no GPU
+    _import_tensorflow()
     record = _precision_resolved(record)
     _agree(settings.run_dir, record)
 
@@ -85,6 +85,24 @@ def run(settings, dry_run=False):
     saved_model = export_model(model, settings, record, held_out)
     print_result(settings, saved_model)
     return 0
+
+
+def _import_tensorflow():
+    """Imports TensorFlow without what it writes to the error stream at length when there is no GPU."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)  # some lines come before the log level is read
+            import keras
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+            keras.config.dtype_policy()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def load_images(settings):
@@ -254,7 +272,7 @@ def print_result(settings, saved_model):
 
 Try next:
   saved_model_cli run --dir {saved_model} --tag_set serve --signature_def sample \\
-      --input_exprs 'seed=np.array([7], np.int64);truncation=np.array([1], np.float32)'
+      --input_exprs 'seed=[7];truncation=[1.0]'
   python -m training.fit --arch sngan --data YOUR_FOLDER     your own pictures
   python -m training.fit --list                              the other architectures"""
     )

@@ -45,10 +45,12 @@ class GAN(GenerativeModel):
         if self.loss_name not in losses.ADVERSARIAL:
             raise ValueError(f"`loss` must be one of {', '.join(losses.ADVERSARIAL)}. Received: {loss!r}")
         self._discriminator_loss, self._generator_loss = losses.ADVERSARIAL[self.loss_name]
-        self.discriminator_steps = self.recipe_value("discriminator_steps", discriminator_steps) or 1
+        steps = self.recipe_value("discriminator_steps", discriminator_steps)
+        self.discriminator_steps = 1 if steps is None else steps
         if self.discriminator_steps < 1:
             raise ValueError(f"`discriminator_steps` must be at least 1. Received: {discriminator_steps}")
         self.augment_policy = parse_augment(augment)
+        self.discriminator_inputs = (self.image_shape,)  # shapes, without the batch, of what the discriminator takes
         self.d_optimizer = None
         self.g_optimizer = None
 
@@ -63,7 +65,7 @@ class GAN(GenerativeModel):
     def build_networks(self):
         """Makes the networks and their variables; a subclass calls it once its hyperparameters are set."""
         self.generator = self._build_network(self.build_generator, (self.latent_dim,))
-        self.discriminator = self._build_network(self.build_discriminator, self.image_shape)
+        self.discriminator = self._build_network(self.build_discriminator, *self.discriminator_inputs)
         self.ema_generator = self._track_average(self.generator, self.build_generator, (self.latent_dim,))
         self._spectral = {
             "generator": spectral_layers(self.generator),
@@ -78,6 +80,10 @@ class GAN(GenerativeModel):
             "discriminator": self.discriminator,
             "ema_generator": self.ema_generator,
         }
+
+    @property
+    def inference_networks(self):
+        return {"ema_generator": self.ema_generator, "discriminator": self.discriminator}
 
     @property
     def optimizers_by_name(self):
@@ -151,6 +157,10 @@ class GAN(GenerativeModel):
     def _latent_batch(self, batch_size):
         return randomness.normal([batch_size, self.latent_dim])
 
+    def generate_in_training(self, z):
+        """Returns what the objectives take as `fake_images`: images, or a tuple of them at several sizes."""
+        return self.generator(z, training=True)
+
     def discriminator_objective(self, real_images, fake_images):
         """Returns `(loss, logs)` of the discriminator on one batch; both are float32 scalars, by name in `logs`."""
         real_logits = self.discriminator(diffaugment.augment(real_images, self.augment_policy), training=True)
@@ -169,7 +179,8 @@ class GAN(GenerativeModel):
         with self._scope(_DISCRIMINATOR + update):
             for layer in self._spectral["discriminator"]:
                 layer.power_iteration()
-            fake_images = tf.stop_gradient(self.generator(self._latent_batch(real_images.shape[0]), training=True))
+            fake_images = self.generate_in_training(self._latent_batch(real_images.shape[0]))
+            fake_images = tf.nest.map_structure(tf.stop_gradient, fake_images)
             with tf.GradientTape() as tape:
                 loss, logs = self.discriminator_objective(real_images, fake_images)
                 # The optimizer sums over replicas.
@@ -182,7 +193,7 @@ class GAN(GenerativeModel):
             for layer in self._spectral["generator"]:
                 layer.power_iteration()
             with tf.GradientTape() as tape:
-                fake_images = self.generator(self._latent_batch(batch_size), training=True)
+                fake_images = self.generate_in_training(self._latent_batch(batch_size))
                 loss, logs = self.generator_objective(fake_images)
                 scaled_loss = self.g_optimizer.scale_loss(loss / self._num_replicas())
         return tape.gradient(scaled_loss, self.generator.trainable_variables), logs

@@ -4,6 +4,7 @@ The format is NumPy's `.npz`, uncompressed: an array a variable, each with the C
 truncated or altered file is noticed. Keys are `network/index/variable name`. Reading one executes nothing.
 """
 
+import io
 import json
 import os
 import re
@@ -15,23 +16,25 @@ import numpy as np
 
 KEPT = 2
 _PATTERN = re.compile(r"step_(\d{8})\.npz")
+_NUMBER = re.compile(r"_\d+(?=_|$)")
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read, or does not fit the model."""
 
 
-def _groups(model):
-    return {**model.networks, **model.optimizers_by_name}
-
-
-def state(model):
-    """Returns the whole training state of a compiled model as `{key: array}`."""
-    arrays = {"step": np.asarray(model.step)}
-    for group, owner in _groups(model).items():
-        for index, variable in enumerate(owner.variables):
-            arrays[f"{group}/{index:04d}/{variable.name}"] = np.asarray(variable)
-    return arrays
+def variables(model, networks_only=False):
+    """Returns `{key: variable}` of all that a checkpoint of `model` holds, without the optimizers if `networks_only`."""
+    groups = {"model": model.own_variables}
+    groups |= {name: network.variables for name, network in model.networks.items()}
+    if not networks_only:
+        groups |= {name: optimizer.variables for name, optimizer in model.optimizers_by_name.items()}
+    # Without the numbers that Keras counts up over a process (`conv2d_7`): the next process may count from elsewhere.
+    return {
+        f"{group}/{index:04d}/{_NUMBER.sub('', variable.name)}": variable
+        for group, members in groups.items()
+        for index, variable in enumerate(members)
+    }
 
 
 def save(model, directory):
@@ -50,7 +53,7 @@ def save(model, directory):
     temporary = directory / f".{path.name}.{os.getpid()}.tmp"
     try:
         with open(temporary, "wb") as file:
-            np.savez(file, **state(model))
+            np.savez(file, **{key: np.asarray(variable) for key, variable in variables(model).items()})
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -78,9 +81,11 @@ def read(path):
         CheckpointError: If the file is truncated, altered or no checkpoint.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError, MemoryError) as error:
+        # Not `np.load`: it stops reading where an array's header says so, and a CRC is only checked at the end.
+        with zipfile.ZipFile(path) as file:
+            members = {name.removesuffix(".npy"): file.read(name) for name in file.namelist()}
+        return {key: np.lib.format.read_array(io.BytesIO(data), allow_pickle=False) for key, data in members.items()}
+    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds for a damaged file
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
@@ -96,11 +101,8 @@ def load(model, path, networks_only=False):
         CheckpointError: If the file is damaged or belongs to another configuration.
     """
     arrays = read(path)
-    groups = model.networks if networks_only else _groups(model)
-    pairs = [("step", model.step)]
-    for group, owner in groups.items():
-        pairs += [(f"{group}/{index:04d}/{variable.name}", variable) for index, variable in enumerate(owner.variables)]
-    for key, variable in pairs:
+    wanted = variables(model, networks_only)
+    for key, variable in wanted.items():
         if key not in arrays:
             raise CheckpointError(f"{path} has no {key!r}: it was written for another configuration")
         if tuple(arrays[key].shape) != tuple(variable.shape):
@@ -108,7 +110,7 @@ def load(model, path, networks_only=False):
                 f"{path} holds {key!r} with shape {arrays[key].shape}, the model needs {tuple(variable.shape)}: "
                 f"it was written for another configuration"
             )
-    for key, variable in pairs:
+    for key, variable in wanted.items():
         variable.assign(arrays[key])
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from zoo import randomness
+from zoo.layers import spectral_layers
 from zoo.recipe import Recipe, select_variant
 
 SAMPLE_BATCH = 64
@@ -53,6 +54,7 @@ class GenerativeModel(keras.Model):
         for parameter in inspect.signature(cls.__init__).parameters.values():
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 arguments |= arguments.pop(parameter.name)
+        arguments = _inherited_defaults(cls) | arguments
         object.__setattr__(model, "_arguments", arguments)
         return model
 
@@ -69,7 +71,8 @@ class GenerativeModel(keras.Model):
         name = self.architecture or type(self).__name__
         self.variant = select_variant(name, self.recipes, variant, image_shape)
         self.recipe = self.recipes[self.variant]
-        latent_dim = self.recipe_value("latent_dim", latent_dim) or 100
+        latent_dim = self.recipe_value("latent_dim", latent_dim)
+        latent_dim = 100 if latent_dim is None else latent_dim
         if latent_dim < 1:
             raise ValueError(f"`latent_dim` must be at least 1. Received: {latent_dim}")
         if not 0 <= ema_decay < 1:
@@ -106,6 +109,16 @@ class GenerativeModel(keras.Model):
         raise NotImplementedError
 
     @property
+    def inference_networks(self):
+        """Those of the networks that `generate`, and what else an export offers, use."""
+        raise NotImplementedError
+
+    @property
+    def own_variables(self):
+        """Variables that belong to no network, the step among them."""
+        return self._trainable_variables + self._non_trainable_variables
+
+    @property
     def optimizers_by_name(self):
         """The optimizers by name; empty before `compile`."""
         raise NotImplementedError
@@ -118,17 +131,22 @@ class GenerativeModel(keras.Model):
             if target.dtype == "float32":  # batch-norm statistics included
                 value = target + (1 - decay) * (value - target)
             target.assign(value)
+        # The mean of unit vectors is none: u and v become those of the averaged kernels.
+        for layer in spectral_layers(average):
+            layer.power_iteration()
 
-    def latents(self, seeds):
+    def latents(self, seeds, truncation=None):
         """Returns one latent per seed.
 
         Args:
             seeds: int64 `[n]`.
+            truncation: float32 `[n]`, a factor on each latent; `None` for 1.
 
         Returns:
             float32 `[n, latent_dim]`, standard normal, each row a function of its seed alone.
         """
-        return randomness.latents(seeds, self.latent_dim)
+        z = randomness.latents(seeds, self.latent_dim)
+        return z if truncation is None else z * truncation[:, None]
 
     def generate(self, z):
         """Turns latents into images with the averaged weights.
@@ -157,13 +175,15 @@ class GenerativeModel(keras.Model):
             raise ValueError(f"`count` must be 0 or more. Received: {count}")
         if self._sample_function is None:
             self._sample_function = tf.function(
-                lambda seeds, factor: self.generate(self.latents(seeds) * factor),
-                input_signature=[tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.float32)],
+                lambda seeds, truncation: self.generate(self.latents(seeds, truncation)),
+                input_signature=[tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.float32)],
             )
         images = np.empty((count, *self.image_shape), np.float32)
         for start in range(0, count, SAMPLE_BATCH):
             seeds = np.arange(seed + start, seed + min(start + SAMPLE_BATCH, count), dtype=np.int64)
-            images[start : start + len(seeds)] = self._sample_function(seeds, np.float32(truncation))
+            images[start : start + len(seeds)] = self._sample_function(
+                seeds, np.full(len(seeds), truncation, np.float32)
+            )
         return images
 
     def call(self, z, training=False):
@@ -174,7 +194,13 @@ class GenerativeModel(keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        return cls(tuple(config["image_shape"]), **{key: value for key, value in config.items() if key != "image_shape"})
+        # A default of a base class is not passed on: the class may set that argument itself.
+        defaults = _inherited_defaults(cls)
+        same = {key for key, value in config.items() if key in defaults and value == defaults[key]}
+        return cls(
+            tuple(config["image_shape"]),
+            **{key: value for key, value in config.items() if key != "image_shape" and key not in same},
+        )
 
     def summary(self, print_fn=print):
         """Prints the networks, layer by layer with output shapes, and their parameter counts."""
@@ -191,6 +217,20 @@ class GenerativeModel(keras.Model):
             width, kind = (max(len(row[column]) for row in rows) + 2 for column in (0, 1))
             for row in rows:
                 print_fn(f"  {row[0]:{width}}{row[1]:{kind}}{row[2]:>12,}")
+
+
+def _inherited_defaults(cls):
+    """Returns the defaults of the arguments that `cls` passes on to its bases through `**options`."""
+    own, defaults = None, {}
+    for base in (base for base in cls.__mro__ if issubclass(base, GenerativeModel) and "__init__" in vars(base)):
+        parameters = inspect.signature(base.__init__).parameters.values()
+        found = {item.name: item.default for item in parameters if item.kind is inspect.Parameter.KEYWORD_ONLY}
+        if own is None:
+            own = {item.name for item in parameters}
+        defaults = {key: value for key, value in found.items() if key not in own} | defaults
+        if all(item.kind is not inspect.Parameter.VAR_KEYWORD for item in parameters):
+            break
+    return defaults
 
 
 def _leaves(layer):

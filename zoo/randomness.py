@@ -8,6 +8,7 @@ the batch. The n-th draw of a scope is always the same one.
 """
 
 import contextlib
+import math
 import threading
 
 import tensorflow as tf
@@ -62,14 +63,25 @@ def _draw(function, shape, **kwargs):
     return tf.slice(values, [batch * current.replica] + [0] * (len(shape) - 1), shape)
 
 
+def _unit_uniform(shape, seed, alg="philox"):
+    # TensorFlow and XLA agree on Philox's integers but make different floats of them: these are made here.
+    bits = tf.random.stateless_uniform(shape, seed, minval=None, maxval=None, dtype=tf.uint32, alg=alg)
+    return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
+
+
+def _standard_normal(shape, seed, alg="philox"):
+    pair = _unit_uniform([*shape, 2], seed, alg)  # Box and Muller 1958
+    return tf.sqrt(-2.0 * tf.math.log(1.0 - pair[..., 0])) * tf.cos(2 * math.pi * pair[..., 1])
+
+
 def normal(shape):
     """Returns standard normal draws, float32, of `shape` (batch first)."""
-    return _draw(tf.random.stateless_normal, shape)
+    return _draw(_standard_normal, shape)
 
 
 def uniform(shape, minimum=0.0, maximum=1.0):
     """Returns uniform draws in [minimum, maximum), float32, of `shape` (batch first)."""
-    return _draw(tf.random.stateless_uniform, shape, minval=minimum, maxval=maximum)
+    return minimum + (maximum - minimum) * _draw(_unit_uniform, shape)
 
 
 def integers(shape, minimum, maximum):
@@ -85,7 +97,7 @@ def latents(seeds, latent_dim):
         latent_dim: Size of a latent.
     """
     return tf.map_fn(
-        lambda seed: tf.random.stateless_normal([latent_dim], seed=tf.stack([seed, tf.zeros_like(seed)]), alg="philox"),
+        lambda seed: _standard_normal([latent_dim], tf.stack([seed, tf.zeros_like(seed)])),
         tf.cast(seeds, tf.int64),
         fn_output_signature=tf.float32,
     )

@@ -24,6 +24,7 @@ ARCHITECTURES = Path(__file__).parent / "architectures"
 BASES = {
     "GenerativeModel": Path(__file__).parent / "generative.py",
     "GAN": Path(__file__).parent / "adversarial.py",
+    "Autoencoder": Path(__file__).parent / "autoencoding.py",
 }
 _CLASSES = {}
 

@@ -1,0 +1,286 @@
+"""Spectral norm against NumPy's singular values and power iteration; dropout against its definition."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from zoo import randomness
+from zoo.generative import dtype_policy
+from zoo.layers import Dropout, SpectralConv2D, SpectralConv2DTranspose, SpectralDense, spectral_layers
+
+# Layer, its arguments, input shape, and how its kernel becomes the matrix [inputs, outputs].
+LAYERS = {
+    "conv": (SpectralConv2D, {"filters": 5, "kernel_size": 3, "padding": "same"}, (2, 6, 6, 4), lambda k: k.reshape(-1, 5)),
+    "transpose": (
+        SpectralConv2DTranspose,
+        {"filters": 5, "kernel_size": 4, "strides": 2, "padding": "same"},
+        (2, 3, 3, 4),
+        lambda k: k.transpose(0, 1, 3, 2).reshape(-1, 5),
+    ),
+    "dense": (SpectralDense, {"units": 5}, (2, 7), lambda k: k),
+}
+
+every_layer = pytest.mark.parametrize("kind", list(LAYERS))
+
+
+def array(variable):
+    return np.array(keras.ops.convert_to_numpy(variable))
+
+
+def built(kind, seed=0, **kwargs):
+    keras.utils.set_random_seed(seed)
+    layer_class, arguments, shape, matrix_of = LAYERS[kind]
+    layer = layer_class(**arguments, **kwargs)
+    layer.build(shape)
+    x = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    return layer, tf.constant(x), matrix_of
+
+
+def plain_twin(layer, shape, kernel):
+    """Keras' own layer, without spectral norm, with the given kernel and the bias of `layer`."""
+    twin_class = {SpectralConv2D: keras.layers.Conv2D, SpectralConv2DTranspose: keras.layers.Conv2DTranspose, SpectralDense: keras.layers.Dense}
+    twin = twin_class[type(layer)].from_config(layer.get_config())
+    twin.build(shape)
+    twin.set_weights([kernel, array(layer.bias)])
+    return twin
+
+
+@every_layer
+def test_power_iterations_follow_numpy_step_by_step(kind):
+    layer, _, matrix_of = built(kind)
+    matrix = matrix_of(array(layer._kernel)).astype(np.float64)
+    u = array(layer.u).astype(np.float64)
+    assert u.shape == (5,) and np.isclose(np.linalg.norm(u), 1, atol=1e-6)
+    for _ in range(5):
+        layer.power_iteration()
+        v = matrix @ u
+        v /= np.linalg.norm(v)
+        u = matrix.T @ v
+        u /= np.linalg.norm(u)
+        np.testing.assert_allclose(array(layer.u), u, atol=1e-5)
+        np.testing.assert_allclose(array(layer.v), v, atol=1e-5)
+        np.testing.assert_allclose(layer.sigma, v @ matrix @ u, rtol=1e-5)
+
+
+@every_layer
+def test_sigma_becomes_the_largest_singular_value(kind):
+    layer, _, matrix_of = built(kind)
+    largest = np.linalg.svd(matrix_of(array(layer._kernel)), compute_uv=False)[0]
+    assert float(layer.sigma) < largest * 1.000001
+    for _ in range(300):
+        layer.power_iteration()
+    np.testing.assert_allclose(layer.sigma, largest, rtol=1e-4)
+    np.testing.assert_allclose(np.linalg.svd(matrix_of(array(layer.kernel)), compute_uv=False)[0], 1.0, rtol=1e-4)
+
+
+@every_layer
+def test_the_forward_pass_uses_the_kernel_divided_by_sigma(kind):
+    layer, x, _ = built(kind)
+    layer._kernel.assign(3.0 * layer._kernel)
+    layer.power_iteration()
+    layer.bias.assign(np.arange(5, dtype=np.float32))
+    twin = plain_twin(layer, x.shape, array(layer._kernel) / float(layer.sigma))
+    np.testing.assert_allclose(layer(x), twin(x), rtol=1e-4, atol=1e-5)
+
+
+@every_layer
+def test_scaling_the_kernel_does_not_change_the_output(kind):
+    layer, x, _ = built(kind)
+    before = layer(x).numpy()
+    layer._kernel.assign(17.0 * layer._kernel)
+    np.testing.assert_allclose(layer(x), before, rtol=1e-4, atol=1e-5)
+
+
+@every_layer
+def test_a_forward_pass_overwrites_no_kernel_and_moves_no_vector(kind):
+    layer, x, _ = built(kind)
+    before = [array(variable) for variable in layer.variables]
+    for training in (True, False):
+        layer(x, training=training) if "training" in layer._call_signature.parameters else layer(x)
+    for old, variable in zip(before, layer.variables, strict=True):
+        np.testing.assert_array_equal(old, array(variable))
+
+
+@every_layer
+def test_one_power_iteration_moves_the_vectors_once_and_never_the_kernel(kind):
+    layer, _, _ = built(kind)
+    kernel, u, v = array(layer._kernel), array(layer.u), array(layer.v)
+    layer.power_iteration()
+    assert not np.array_equal(u, array(layer.u)) and not np.array_equal(v, array(layer.v))
+    np.testing.assert_array_equal(kernel, array(layer._kernel))
+    assert np.isclose(np.linalg.norm(array(layer.u)), 1, atol=1e-5) and np.isclose(np.linalg.norm(array(layer.v)), 1, atol=1e-5)
+
+
+@every_layer
+def test_the_gradient_flows_through_sigma_as_finite_differences_say(kind):
+    layer, x, matrix_of = built(kind)
+    weights = tf.constant(np.random.default_rng(1).normal(size=layer(x).shape), tf.float32)
+    with tf.GradientTape() as tape:
+        objective = tf.reduce_sum(layer(x) * weights)
+    gradient = tape.gradient(objective, layer.trainable_variables)[0].numpy().astype(np.float64)
+
+    # The layer is linear in its normalized kernel: d objective / d (W / sigma), from Keras' own layer.
+    kernel = array(layer._kernel)
+    sigma = float(layer.sigma)
+    twin = plain_twin(layer, x.shape, kernel / sigma)
+    with tf.GradientTape() as tape:
+        value = tf.reduce_sum(twin(x) * weights)
+    linear = tape.gradient(value, twin.trainable_variables)[0].numpy().astype(np.float64)
+
+    u, v = array(layer.u).astype(np.float64), array(layer.v).astype(np.float64)
+
+    def function(candidate):  # in float64
+        matrix = matrix_of(candidate)
+        return np.sum(linear * candidate / (v @ matrix @ u))
+
+    kernel = kernel.astype(np.float64)
+    generator = np.random.default_rng(2)
+    for _ in range(8):
+        direction = generator.normal(size=kernel.shape)
+        difference = (function(kernel + 1e-6 * direction) - function(kernel - 1e-6 * direction)) / 2e-6
+        np.testing.assert_allclose(np.sum(gradient * direction), difference, rtol=2e-3, atol=1e-3 * np.abs(linear).sum() / sigma / 100)
+    # W / sigma(W) does not change along W itself.
+    scale = np.linalg.norm(gradient) * np.linalg.norm(kernel)
+    assert abs(np.sum(gradient * kernel)) < 1e-4 * scale
+    assert np.abs(gradient - linear / sigma).max() > 1e-3 * np.abs(gradient).max(), "no gradient through sigma"
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@every_layer
+def test_kernel_vectors_and_sigma_stay_float32_under_mixed_precision(kind, policy):
+    reference, x, _ = built(kind)
+    with dtype_policy(policy):
+        layer, _, _ = built(kind)
+        np.testing.assert_array_equal(array(layer._kernel), array(reference._kernel))
+        output = layer(x)
+        assert output.dtype == policy.removeprefix("mixed_")
+        layer.power_iteration()
+        reference.power_iteration()
+        assert {variable.dtype for variable in layer.variables} == {"float32"}
+        assert layer.sigma.dtype == tf.float32 and layer.kernel.dtype == policy.removeprefix("mixed_")
+        # Bit for bit what float32 gives, inside an autocast scope as well: nothing was rounded on the way.
+        with keras.src.backend.common.variables.AutocastScope(policy.removeprefix("mixed_")):
+            assert float(layer.sigma) == float(reference.sigma)
+        np.testing.assert_array_equal(array(layer.u), array(reference.u))
+        np.testing.assert_allclose(tf.cast(output, tf.float32), built(kind)[0](x), atol=0.1)
+
+
+@every_layer
+def test_saved_variables_bring_back_kernel_and_vectors(kind, tmp_path):
+    layer, x, _ = built(kind)
+    layer._kernel.assign(3.0 * layer._kernel)
+    layer.power_iteration()
+    model = keras.Sequential([keras.Input(x.shape[1:]), layer])
+    expected = model(x).numpy()
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded.layers[-1]) is type(layer)
+    assert len(layer.variables) == 4  # kernel, bias, u, v
+    for one, two in zip(layer.variables, loaded.layers[-1].variables, strict=True):
+        np.testing.assert_array_equal(array(one), array(two))
+    np.testing.assert_array_equal(loaded(x).numpy(), expected)
+
+    store = {}
+    layer.save_own_variables(store)
+    np.testing.assert_array_equal(store["0"], array(layer._kernel))
+    other, _, _ = built(kind, seed=9)
+    other.load_own_variables(store)
+    np.testing.assert_array_equal(other(x).numpy(), layer(x).numpy())
+
+
+@every_layer
+def test_only_kernel_and_bias_are_trainable(kind):
+    layer, _, _ = built(kind)
+    assert [variable.name for variable in layer.trainable_variables] == ["kernel", "bias"]
+    assert sorted(variable.name for variable in layer.non_trainable_variables) == ["u", "v"]
+
+
+@every_layer
+def test_another_seed_starts_from_another_vector(kind):
+    assert not np.array_equal(array(built(kind, seed=0)[0].u), array(built(kind, seed=1)[0].u))
+
+
+def test_a_kernel_of_zeros_gives_finite_numbers():
+    layer, x, _ = built("dense")
+    layer._kernel.assign(tf.zeros_like(layer._kernel))
+    layer.power_iteration()
+    assert np.isfinite(array(layer.u)).all() and np.isfinite(array(layer.v)).all()
+
+
+def test_spectral_layers_are_found_at_any_depth_and_no_others():
+    conv, dense, inner = SpectralConv2D(2, 3), SpectralDense(1), SpectralDense(3)
+
+    class Block(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.items = [keras.layers.Conv2D(2, 1), inner]
+
+        def call(self, x):
+            return x
+
+    model = keras.Sequential([conv, keras.Sequential([Block(), keras.layers.Dense(1)]), dense])
+    assert {id(layer) for layer in spectral_layers(model)} == {id(conv), id(dense), id(inner)}
+
+
+# Dropout.
+
+
+def dropped(rate, x, step=0, **kwargs):
+    with randomness.scope(0, step, 0):
+        return Dropout(rate)(x, training=True, **kwargs).numpy()
+
+
+def test_dropout_zeroes_the_rate_and_scales_the_rest():
+    x = np.random.default_rng(0).uniform(1, 2, (100, 300)).astype(np.float32)
+    for rate in (0.25, 0.6):
+        result = dropped(rate, tf.constant(x))
+        zero = result == 0
+        assert abs(zero.mean() - rate) < 0.01
+        np.testing.assert_allclose(result[~zero], x[~zero] / (1 - rate), rtol=1e-6)
+        assert abs(result.mean() - x.mean()) < 0.05
+        rows = zero.mean(axis=1)
+        assert rows.std() > 0 and len({row.tobytes() for row in zero}) == 100, "every image has its own mask"
+
+
+def test_dropout_is_a_function_of_the_step():
+    x = tf.ones([4, 50])
+    assert dropped(0.5, x).tobytes() == dropped(0.5, x).tobytes()
+    assert dropped(0.5, x).tobytes() != dropped(0.5, x, step=1).tobytes()
+
+
+def test_dropout_does_nothing_in_inference_or_at_rate_0_and_then_needs_no_scope():
+    x = tf.ones([4, 50])
+    np.testing.assert_array_equal(Dropout(0.5)(x, training=False), x)
+    np.testing.assert_array_equal(Dropout(0.5)(x), x)
+    np.testing.assert_array_equal(Dropout(0.0)(x, training=True), x)
+
+
+def test_dropout_in_training_outside_a_scope_says_what_to_do():
+    with pytest.raises(ValueError, match="randomness.scope"):
+        Dropout(0.5)(tf.ones([2, 2]), training=True)
+
+
+def test_dropout_gradients_are_those_of_its_mask():
+    x = tf.ones([4, 50])
+    with randomness.scope(0, 0, 0), tf.GradientTape() as tape:
+        tape.watch(x)
+        value = Dropout(0.5)(x, training=True)
+    np.testing.assert_array_equal(tape.gradient(value, x), value)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 2])
+def test_dropout_refuses_impossible_rates(rate):
+    with pytest.raises(ValueError, match="`rate` must be in"):
+        Dropout(rate)
+
+
+def test_dropout_keeps_its_rate_in_the_config_and_the_dtype_of_its_inputs():
+    layer = Dropout.from_config(Dropout(0.3).get_config())
+    assert layer.rate == 0.3
+    with dtype_policy("mixed_bfloat16"):
+        assert dropped(0.5, tf.ones([2, 4])).dtype == tf.bfloat16.as_numpy_dtype
