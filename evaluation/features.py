@@ -9,7 +9,6 @@ import contextlib
 import difflib
 import hashlib
 import json
-import math
 import os
 import zipfile
 import zlib
@@ -272,11 +271,11 @@ def _full_precision():
 def _read_cache(path, num_images):
     """The arrays of a cache file, each checked by the CRC-32 of the container; None if there is none or it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
         return None
-    if "features" not in arrays or any(len(array) != num_images or array.dtype != np.float32 for array in arrays.values()):
+    if "features" not in arrays or any(len(array) != num_images for array in arrays.values()):
         return None
     return arrays
 

@@ -56,7 +56,7 @@ READINGS |= {
 }
 
 
-def measure(train, test, fake, made_with, *, seed, logits=None, distance_name="Fréchet distance", exact_copies=None):
+def measure(train, test, fake, made_with, *, seed, logits=None, distance_name="Fréchet distance", exact_copies=None, more_real=None):
     """Returns `{name: figure}` of generated against real images, for features of one network.
 
     Args:
@@ -68,6 +68,7 @@ def measure(train, test, fake, made_with, *, seed, logits=None, distance_name="F
         logits: `[n_fake, classes]` of the network for the generated images, or `None`.
         distance_name: What the Fréchet distance of this network is called.
         exact_copies: Share of generated images that equal a training image, or `None`.
+        more_real: `[n, d]` of further training images, which only serve the floors, or `None`.
 
     Raises:
         ValueError: If features are not finite, or there are fewer than 2 of a kind.
@@ -84,7 +85,7 @@ def measure(train, test, fake, made_with, *, seed, logits=None, distance_name="F
     results |= {"precision": overlap.precision, "recall": overlap.recall, "density": spread.density, "coverage": spread.coverage}
     nearness, extra = _nearness(train, test, fake, seed)
     results |= nearness
-    extra |= _floors(train, fake, seed) | {name: {"null": results[name].details["null"]} for name in ("density", "coverage")}
+    extra |= _floors(train, more_real, fake, seed) | {name: {"null": results[name].details["null"]} for name in ("density", "coverage")}
     extra["frechet"] = extra.get("frechet", {}) | {"label": distance_name}
     if exact_copies is not None:
         results["exact_copies"] = exact_copies
@@ -140,20 +141,21 @@ def halves(count, n, seed):
     return np.sort(order[:n]), np.sort(order[n : 2 * n])
 
 
-def _floors(train, fake, seed):
-    """Returns, for the figures without a known ideal, what two halves of the real images score against each other.
+def _floors(train, more_real, fake, seed):
+    """Returns, for the figures without a known ideal, what two parts of the real images score against each other.
 
     A floor has `n` images a side. Where the real images do not allow as many as were generated, the Fréchet distance of
     the generated images at this lower number stands beside its floor: only these two can be compared.
     """
-    n = min(len(fake), len(train) // 2)
+    real = train if more_real is None else np.concatenate([train, more_real])
+    n = min(len(fake), len(real) // 2)
     if n < 2:
         return {}
-    first, second = (train[places] for places in halves(len(train), n, seed))
+    first, second = (real[places] for places in halves(len(real), n, seed))
     overlap = precision_recall(first, second, k=_k(3, first, second))
     floors = {
-        "kid": kid_floor(train, n, seed=seed),
-        "frechet": frechet_floor(train, n, seed=seed),
+        "kid": kid_floor(real, n, seed=seed),
+        "frechet": frechet_floor(real, n, seed=seed),
         "precision": overlap.precision,
         "recall": overlap.recall,
     }

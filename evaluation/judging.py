@@ -1,5 +1,6 @@
 """The work behind `evaluation.report`: from checked options to the contents of report.json and the pictures of the page."""
 
+import dataclasses
 import logging
 import sys
 import time
@@ -39,7 +40,7 @@ def judge_all(options):
 
     stage("Gathering the generated images" if not options.real_vs_real else "Parting the real images")
     if options.real_vs_real:
-        train, test, fake = _two_real_sets(real, options)
+        train, test, fake = _two_real_sets(real, options.seed)
         steps, names = {None: None}, ("Real", "Other real")
         fakes = {None: fake}
     else:
@@ -52,6 +53,7 @@ def judge_all(options):
     extracted = _Extractor(options.features, options.resize, options.weights)
     train_features = extracted(train.pixels, "real")
     test_features = None if test is None else extracted(test.pixels, "unseen real")
+    spare_features = None if real.spare is None or options.real_vs_real else extracted(real.spare, "real")
     # Newest first, so that a model that cannot be judged fails before its older versions are looked at.
     of_version = {version: extracted(fakes.pop(version), "generated") for version in sorted(fakes, key=lambda each: each != options.version)}
     made_with = {"network": train_features.network, "weights_hash": train_features.weights_hash, "resize": train_features.resize}
@@ -73,6 +75,7 @@ def judge_all(options):
             logits=found.logits,
             distance_name=features.distance_name(options.features),
             exact_copies=exact,
+            more_real=None if spare_features is None else spare_features.features,
         )
     metrics, notes = measured[options.version], list(real.notes)
 
@@ -160,17 +163,18 @@ def _generated(options, model, shape, train):
     return fakes, steps
 
 
-def _two_real_sets(real, options):
-    """Returns `(train, no test, "generated")`: unseen real images as if generated, or one half of the real ones."""
+def _two_real_sets(real, seed):
+    """Returns `(train, no test, "generated")`: unseen or further real images as if generated, or else two halves."""
     if real.test is not None:
         return real.train, None, real.test.pixels
+    if real.spare is not None and len(real.spare) == len(real.train):
+        return real.train, None, real.spare
     n = len(real.train) // 2
     if n < 2:
         raise ValueError(f"--real-vs-real parts the real images in two: at least 4 are needed. Received: {len(real.train)}.")
-    first, second = judge.halves(len(real.train), n, options.seed)
+    first, second = judge.halves(len(real.train), n, seed)
     names = [real.train.names[place] for place in first]
-    train = reals.Images(real.train.pixels[first], names, real.train.labels[first], real.train.source, real.train.fingerprint, real.train.total)
-    return train, None, real.train.pixels[second]
+    return dataclasses.replace(real.train, pixels=real.train.pixels[first], names=names, labels=real.train.labels[first]), None, real.train.pixels[second]
 
 
 def _share_in(images, known):
@@ -228,7 +232,9 @@ def _panel(options, version, steps):
 
 def _texts(options, model, train, test, made_with):
     """Returns the headings, captions and facts of the report."""
-    title = f"Real against real: {options.data}" if options.real_vs_real else options.name + (f", version {options.version}" if options.version is not None else "")
+    title = options.name + (f", version {options.version}" if options.version is not None else "")
+    if options.kind != "model":
+        title = f"Real against real: {options.data}" if options.real_vs_real else f"Images in {options.images}"
     facts = {}
     if model is not None:
         card = model.card

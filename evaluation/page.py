@@ -46,7 +46,7 @@ figure { margin: 0; } img { max-width: 100%; height: auto; border-radius: .3rem;
 .scroll { overflow-x: auto; } table { border-collapse: collapse; } th, td { padding: .3rem .45rem; text-align: left; vertical-align: top; }
 thead th { font-size: .8rem; color: var(--soft); font-weight: 600; } .facts th { color: var(--soft); font-weight: 500; white-space: nowrap; }
 .facts td, .facts th { border-bottom: 1px solid var(--line); } .numbers td, .numbers th { border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }
-.pictures { width: 100%; table-layout: fixed; } .pictures img { width: 100%; display: block; }
+.tables { display: flex; flex-wrap: wrap; gap: 0 3rem; } .tables section { flex: 0 1 auto; } .pictures { width: 100%; table-layout: fixed; } .pictures img { width: 100%; display: block; }
 .pictures td, .pictures th { padding: .2rem; } .pictures thead th { font-size: clamp(.62rem, 2.6vw, .8rem); overflow-wrap: normal; }
 .pictures small { color: var(--soft); line-height: 1.25; display: block; font-size: clamp(.62rem, 2.6vw, .8rem); }
 .own img { outline: 3px solid var(--bad); outline-offset: -1px; }
@@ -73,7 +73,7 @@ def render(report, media):
         _samples(report, media),
         *(_figures(title, [report["metrics"][name] for name in names if name in report["metrics"]]) for title, names in GROUPS),
         _versions(report, media),
-        *(_neighbours(table) for table in media.get("neighbours", ())),
+        f"<div class=tables>{''.join(map(_neighbours, media.get('neighbours') or ()))}</div>",
         _scatters(report, media),
         _reconstructions(media),
         _charts("Training losses", media.get("losses"), "How the losses of the run went. Losses of adversarial training do not measure quality."),
@@ -164,9 +164,10 @@ def _neighbours(table):
             kind = " class=own" if place == 0 else ""
             cells.append(f"<td{kind}>{_image(picture, alt)}<small>{escape(caption).replace(chr(10), '<br>')}</small></td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
+    width = 9 * len(table["columns"])
     return (
-        f"<section><h2>{escape(table['title'])}</h2><p>{escape(table['note'])}</p>"
-        f"<table class='pictures pixels' style='max-width: {9 * len(table["columns"])}rem'><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></section>"
+        f"<section style='width: {width}rem'><h2>{escape(table['title'])}</h2><p>{escape(table['note'])}</p>"
+        f"<table class='pictures pixels'><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></section>"
     )
 
 

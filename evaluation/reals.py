@@ -37,10 +37,19 @@ class Images:
 
 @dataclass(frozen=True)
 class Reals:
-    """Training images, unseen ones (or `None`), digests of all training images, and what is to be said of them."""
+    """The real images of a report.
+
+    Args:
+        train: Those to compare with.
+        test: Unseen ones, or `None`.
+        spare: uint8, further training images, as many as `train` or what is left: for the floor alone. Or `None`.
+        digests: Of all training images.
+        notes: What is to be said of them.
+    """
 
     train: Images
     test: Images | None
+    spare: np.ndarray | None
     digests: set
     notes: list = field(default_factory=list)
 
@@ -88,6 +97,7 @@ def load(options, image_shape, held_out=None, record: dict[str, Any] | None = No
     for name, images in (("--data", train), ("--test-data", test)):
         if images is not None and len(images) < 2:
             raise ValueError(f"{name} must hold at least 2 usable images. Received: {len(images)}.")
+    spare = _spare(train, options.count, options.seed)
     train = _some(train, options.data, options.count, options.seed, 1)
     if len(train) < train.total:
         notes.append(f"{len(train):,} of {train.total:,} training images were compared (--count); only exact copies were looked for among all.")
@@ -96,7 +106,7 @@ def load(options, image_shape, held_out=None, record: dict[str, Any] | None = No
         test = _some(test, source, options.count, options.seed, 2)
         if len(test) < 50:
             notes.append(f"There are only {len(test)} unseen real images: the intervals of adversarial accuracy on test and of privacy loss are wide.")
-    return Reals(train, test, set(train_digests), notes)
+    return Reals(train, test, spare, set(train_digests), notes)
 
 
 def _own_split(whole, fingerprint):
@@ -126,12 +136,20 @@ def digests(images):
     return [hashlib.blake2b(np.ascontiguousarray(images[i]).tobytes(), digest_size=16).digest() for i in range(len(images))]
 
 
+def _order(total, count, seed, stream):
+    return np.arange(total) if total <= count else np.random.default_rng([seed, stream]).permutation(total)
+
+
+def _spare(images, count, seed):
+    """Returns the images that follow those of `_some` in its random order, as many again, or `None`."""
+    places = np.sort(_order(len(images), count, seed, 1)[count : 2 * count])
+    return np.asarray(images.images[places]) if len(places) else None
+
+
 def _some(images, source, count, seed, stream):
     """Returns at most `count` of an `ImageSet`, or of an array, as `Images`; the same ones for the same seed."""
     total = len(images)
-    places = np.arange(total)
-    if count < total:
-        places = np.sort(np.random.default_rng([seed, stream]).permutation(total)[:count])
+    places = np.sort(_order(total, count, seed, stream)[:count])
     if isinstance(images, np.ndarray):
         fingerprint = hashlib.sha256(b"".join(digests(images))).hexdigest()
         names = [f"unseen {i + 1}" for i in places]

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from evaluation import features
+from evaluation import features, page
 from training import data
 
 NETWORKS = tuple(name for name in features.NETWORKS if not name.startswith("lpips"))  # those are for neighbours, always
@@ -197,8 +197,6 @@ def main(argv=None):
 
 def write(report, media, directory):
     """Writes `report.html` and `report.json` into a directory: both, or neither."""
-    from evaluation import page
-
     report = report | {
         "format": 1,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -41,7 +41,8 @@ class GAN(GenerativeModel):
         **model_options,
     ):
         super().__init__(image_shape, **model_options)
-        self.loss_name = self.recipe_value("loss", loss) or "non_saturating"
+        loss = self.recipe_value("loss", loss)
+        self.loss_name = "non_saturating" if loss is None else loss
         if self.loss_name not in losses.ADVERSARIAL:
             raise ValueError(f"`loss` must be one of {', '.join(losses.ADVERSARIAL)}. Received: {loss!r}")
         self._discriminator_loss, self._generator_loss = losses.ADVERSARIAL[self.loss_name]

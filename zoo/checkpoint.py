@@ -105,10 +105,10 @@ def load(model, path, networks_only=False):
     for key, variable in wanted.items():
         if key not in arrays:
             raise CheckpointError(f"{path} has no {key!r}: it was written for another configuration")
-        if tuple(arrays[key].shape) != tuple(variable.shape):
+        found, needed = (arrays[key].dtype.name, arrays[key].shape), (variable.dtype, tuple(variable.shape))
+        if found != needed:
             raise CheckpointError(
-                f"{path} holds {key!r} with shape {arrays[key].shape}, the model needs {tuple(variable.shape)}: "
-                f"it was written for another configuration"
+                f"{path} holds {key!r} as {found}, the model needs {needed}: it was written for another configuration"
             )
     for key, variable in wanted.items():
         variable.assign(arrays[key])

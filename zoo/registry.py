@@ -10,6 +10,7 @@ import difflib
 import functools
 import importlib
 import importlib.util
+import inspect
 import sys
 import types
 import typing
@@ -130,11 +131,15 @@ def register(name):
     def decorate(cls):
         import keras
 
-        taken = _CLASSES.get(name)
-        if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+        owner = (cls.__module__, cls.__qualname__)
+        if name in _CLASSES:
+            owner = (_CLASSES[name].__module__, _CLASSES[name].__qualname__)
+        elif name in _builtin_cards():  # imported or not
+            card = _builtin_cards()[name]
+            owner = (f"zoo.architectures.{card.path.stem}", card.class_name)
+        if owner != (cls.__module__, cls.__qualname__):
             raise ValueError(
-                f"The name {name!r} is taken by {taken.__module__}.{taken.__qualname__}. "
-                f"Register {cls.__qualname__} under another one."
+                f"The name {name!r} is taken by {'.'.join(owner)}. Register {cls.__qualname__} under another one."
             )
         _CLASSES[name] = cls
         cls.architecture = name
@@ -160,9 +165,7 @@ def describe(name):
     if name in cards:
         return cards[name]
     if name in _CLASSES:
-        cls = _CLASSES[name]
-        path = Path(sys.modules[cls.__module__].__file__)
-        return dataclasses.replace(_cards_of_file(path)[cls.__name__], name=name)
+        return _card_of_class(name, _CLASSES[name])
     raise ValueError(unknown_name("architecture", name, names()))
 
 
@@ -196,6 +199,28 @@ def _builtin_cards():
     return cards
 
 
+def _card_of_class(name, cls):
+    """Returns the `Card` of a class that is there already: in a notebook there is no file to read it from."""
+    parameters = {}
+    for base in (base for base in cls.__mro__ if "__init__" in vars(base)):
+        arguments = list(inspect.signature(base.__init__).parameters.values())[2:]  # self and image_shape stand first
+        for item in (item for item in arguments if item.kind is not inspect.Parameter.VAR_KEYWORD):
+            default = None if item.default is item.empty else item.default
+            guess = str if default is None else type(default)
+            annotation = guess if item.annotation is item.empty else item.annotation
+            parameters.setdefault(item.name, Parameter(item.name, annotation, default))
+        if all(item.kind is not inspect.Parameter.VAR_KEYWORD for item in arguments):
+            break
+    return Card(
+        name=name,
+        class_name=cls.__name__,
+        path=Path(getattr(sys.modules.get(cls.__module__), "__file__", None) or "."),
+        summary=(inspect.getdoc(cls) or cls.__name__).splitlines()[0],
+        parameters=parameters,
+        recipes=cls.recipes,
+    )
+
+
 def _user_card(name):
     file, _, class_name = name.rpartition(":") if ":" in name else (name, "", "")
     path = Path(file).expanduser().resolve()
@@ -223,7 +248,7 @@ def _cards_of_file(path):
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     return {
         name: Card(
-            name=_registered_name(node),
+            name=_registered_name(node, path),
             class_name=name,
             path=path,
             summary=(ast.get_docstring(node) or name).splitlines()[0],
@@ -234,11 +259,28 @@ def _cards_of_file(path):
     }
 
 
-def _registered_name(node):
+def _registered_name(node, path):
     for decorator in node.decorator_list:
         if isinstance(decorator, ast.Call) and ast.unparse(decorator.func).split(".")[-1] == "register":
-            return ast.literal_eval(decorator.args[0])
+            try:
+                return ast.literal_eval(decorator.args[0])
+            except (IndexError, ValueError):
+                raise ValueError(
+                    f"{path}: `register` of {node.name} must be given the name as a literal, "
+                    f"so that it can be read without running the file. Received: @{ast.unparse(decorator)}"
+                ) from None
     return None
+
+
+@functools.cache
+def _files_of_bases():
+    """Returns the file of each class of the zoo that a user's own may extend."""
+    files = dict(BASES)
+    for path in sorted(ARCHITECTURES.glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        nodes = (node for node in tree.body if isinstance(node, ast.ClassDef))
+        files |= {node.name: path for node in nodes if _registered_name(node, path) is not None}
+    return files
 
 
 def _base_node(node, classes):
@@ -247,8 +289,8 @@ def _base_node(node, classes):
         name = ast.unparse(base).split(".")[-1]
         if name in classes and classes[name] is not node:
             return classes[name], classes
-        if name in BASES:
-            tree = ast.parse(BASES[name].read_text(encoding="utf-8"))
+        if name in _files_of_bases():
+            tree = ast.parse(_files_of_bases()[name].read_text(encoding="utf-8"))
             found = {item.name: item for item in tree.body if isinstance(item, ast.ClassDef)}
             return found[name], found
     return None, {}

@@ -35,10 +35,15 @@ def extract(images, folder, network="efficientnet-lite0", **options):
 # ---- resizing -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("side, target", [((32, 32), 224), ((64, 48), 224), ((256, 342), 224), ((300, 299), 299), ((224, 224), 224)])
+@pytest.mark.parametrize(
+    "side, target", [((32, 32), 224), ((64, 48), 224), ((256, 342), 224), ((300, 299), 299), ((224, 224), 224)]
+)
 def test_clean_resizing_is_that_of_pil_in_float(side, target):
     image = np.random.RandomState(0).randint(0, 256, (1, *side, 3), np.uint8)
-    channels = [Image.fromarray(image[0, ..., c].astype(np.float32)).resize((target, target), Image.Resampling.BICUBIC) for c in range(3)]
+    channels = [
+        Image.fromarray(image[0, ..., c].astype(np.float32)).resize((target, target), Image.Resampling.BICUBIC)
+        for c in range(3)
+    ]
     resized = features._resized(tf.constant(image), (target, target), "clean")
     np.testing.assert_allclose(resized[0], np.clip(np.stack(channels, -1), 0, 255), rtol=0, atol=1e-4)
 
@@ -125,9 +130,9 @@ def test_a_second_call_reads_the_cache_and_a_damaged_cache_is_made_anew(images, 
     assert len(runs) == 1
     (path,) = (tmp_path / "features").iterdir()
     content = path.read_bytes()
-    damaged = bytearray(content)
-    damaged[len(content) // 3] ^= 1
-    for number, other in enumerate((content[:200], content[:-30], b"", b"nonsense", bytes(damaged))):
+    flipped = bytearray(content)
+    flipped[len(content) // 3] ^= 1
+    for number, other in enumerate((content[:200], content[:-30], b"", b"nonsense", bytes(flipped))):
         path.write_bytes(other)
         np.testing.assert_array_equal(extract(images, tmp_path).features, expected.features)
         assert len(runs) == number + 2
@@ -184,7 +189,9 @@ def test_arrays_memory_maps_and_sliceable_objects_are_read_a_batch_at_a_time(ima
     mapped[:] = images
     rows = Rows(images)
     for source in (mapped, rows):
-        np.testing.assert_array_equal(extract(source, tmp_path / type(source).__name__, batch_size=4).features, expected.features)
+        np.testing.assert_array_equal(
+            extract(source, tmp_path / type(source).__name__, batch_size=4).features, expected.features
+        )
     assert rows.largest == 4
 
 
@@ -259,7 +266,9 @@ def test_networks_of_keras_applications_load_from_a_file(network, application, i
     side = NETWORKS[network].side
     resized = features._resized(tf.constant(images[:2]), (side, side), "clean").numpy()
     module = keras.applications.resnet50 if network == "resnet50" else keras.applications.inception_v3
-    np.testing.assert_allclose(found.logits, model(module.preprocess_input(resized), training=False), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        found.logits, model(module.preprocess_input(resized), training=False), rtol=1e-3, atol=1e-4
+    )
     with pytest.raises(ValueError, match="not the expected file. Expected sha256: 00000000"):
         extract(images[:2], tmp_path, network, weights=f"{path}@sha256:00000000")
     path.write_bytes(path.read_bytes()[:5000])

@@ -42,10 +42,15 @@ NODES = {
 
 
 @pytest.fixture(scope="module")
-def state():
+def network():
+    return inception._build()
+
+
+@pytest.fixture(scope="module")
+def state(network):
     """A state dict of the published layout, in PyTorch's shapes."""
     shapes = {}
-    for layer in inception._build().layers:
+    for layer in network.layers:
         for variable, suffix in zip(layer.weights, ("weight", "bias", "running_mean", "running_var")):
             shape = tuple(variable.shape)
             shapes[f"{layer.name}.{suffix}"] = tuple(shape[i] for i in (3, 2, 0, 1)) if len(shape) == 4 else shape[::-1]
@@ -63,7 +68,8 @@ def frozen_graph(state):
     return graph
 
 
-def test_features_and_logits_equal_those_of_pytorch(state):
+def test_features_and_logits_equal_those_of_pytorch(state, network, monkeypatch):
+    monkeypatch.setattr(inception, "_build", lambda: network)
     model = inception.inception_2015(sources.Weights(from_torch(state), "seeded"))
     images = (seeded.images(2, 299).astype(np.float32) - 128) / 128
     outputs = tf.function(lambda images: model(images, training=False))(images)
@@ -75,9 +81,8 @@ def test_features_and_logits_equal_those_of_pytorch(state):
     assert kinds.count("Conv2D") == kinds.count("BatchNormalization") == 94
 
 
-def test_the_last_block_pools_by_maximum_and_the_others_by_average():
-    graph = inception._build()
-    pools = [layer for layer in graph.layers if "Pooling" in type(layer).__name__ and layer.strides == (1, 1)]
+def test_the_last_block_pools_by_maximum_and_the_others_by_average(network):
+    pools = [layer for layer in network.layers if "Pooling" in type(layer).__name__ and layer.strides == (1, 1)]
     assert [type(layer).__name__ for layer in pools] == ["AveragePooling2D"] * 8 + ["MaxPooling2D"]
 
 
@@ -111,7 +116,10 @@ def test_state_dict_and_frozen_graph_give_the_same_weights_and_are_cached(state,
 def test_other_graphs_and_damaged_ones_are_refused(tmp_path):
     graph = tf.compat.v1.GraphDef()
     graph.node.add(name="conv/conv2d_params", op="Placeholder")
-    for content, message in ((graph.SerializeToString(), "holds no constant"), (b"\x0a\xff\xff\xff\xffnonsense", "neither")):
+    for content, message in (
+        (graph.SerializeToString(), "holds no constant"),
+        (b"\x0a\xff\xff\xff\xffnonsense", "neither"),
+    ):
         path = tmp_path / "graph.pb"
         path.write_bytes(content)
         with pytest.raises(WeightsError, match=f"graph.pb .*{message}"):
@@ -121,7 +129,9 @@ def test_other_graphs_and_damaged_ones_are_refused(tmp_path):
 
 def test_offline_without_weights_names_file_hash_and_option(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "INCEPTION_URL", f"{tmp_path.as_uri()}/pt_inception-2015-12-05-6726825d.pth")
-    with pytest.raises(WeightsError, match=f"pt_inception-2015-12-05-6726825d.pth.*{sources.INCEPTION_SHA256}.*weights=PATH"):
+    with pytest.raises(
+        WeightsError, match=f"pt_inception-2015-12-05-6726825d.pth.*{sources.INCEPTION_SHA256}.*weights=PATH"
+    ):
         sources.inception_2015(cache_dir=tmp_path)
 
 
@@ -131,6 +141,8 @@ def test_the_evaluation_runs_it_from_a_file(state, tmp_path):
 
     write_state_dict(tmp_path / "inception.pth", state)
     weights = f"{tmp_path / 'inception.pth'}@sha256:{file_sha256(tmp_path / 'inception.pth')}"
-    found = extract_features(seeded.images(2, 299), "inception-2015", weights=weights, cache_dir=tmp_path, progress=False)
+    found = extract_features(
+        seeded.images(2, 299), "inception-2015", weights=weights, cache_dir=tmp_path, progress=False
+    )
     np.testing.assert_allclose(found.features, GOLDEN["inception_features"], rtol=0, atol=1e-4)
     np.testing.assert_allclose(found.logits, GOLDEN["inception_logits"] - state["fc.bias"], rtol=0, atol=1e-4)

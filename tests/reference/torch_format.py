@@ -18,7 +18,11 @@ def write_state_dict(path, state):
     def rebuild():
         raise NotImplementedError
 
-    rebuild.__module__, rebuild.__name__, rebuild.__qualname__ = "torch._utils", "_rebuild_tensor_v2", "_rebuild_tensor_v2"
+    rebuild.__module__, rebuild.__name__, rebuild.__qualname__ = (
+        "torch._utils",
+        "_rebuild_tensor_v2",
+        "_rebuild_tensor_v2",
+    )
     utils._rebuild_tensor_v2 = rebuild
     torch.FloatStorage = type("FloatStorage", (), {"__module__": "torch"})
     storages = []

@@ -323,6 +323,19 @@ def test_averaged_weights_and_statistics_follow_the_closed_form(run_of, name, va
 
 
 @every_variant
+def test_spectral_vectors_of_an_averaged_network_are_unit_vectors_of_its_own_kernels(run_of, name, variant):
+    layers = [layer for key, network in run_of(name, variant).model.networks.items() if key.startswith("ema_") for layer in spectral_layers(network)]
+    if not layers:
+        pytest.skip("no spectral norm in what is averaged")
+    for layer in layers:
+        # The mean of two unit vectors is shorter than one: sigma would be too small and the images too strong.
+        u, v = array(layer.u).astype(np.float64), array(layer.v).astype(np.float64)
+        np.testing.assert_allclose([np.linalg.norm(u), np.linalg.norm(v)], 1.0, atol=1e-5)
+        expected = array(layer._matrix(layer._kernel)).astype(np.float64).T @ v
+        np.testing.assert_allclose(u, expected / np.linalg.norm(expected), atol=1e-4)
+
+
+@every_variant
 def test_samples_come_from_the_averaged_weights(run_of, name, variant):
     model = run_of(name, variant).model
     before = model.sample(2)

@@ -171,7 +171,12 @@ def frozen_graph_names():
     names = {"fc.weight": "softmax/weights", "fc.bias": "softmax/biases"}
     for name, node in places.items():
         names[f"{name}.conv.weight"] = f"{node}/conv2d_params"
-        for ours, theirs in (("weight", "gamma"), ("bias", "beta"), ("running_mean", "moving_mean"), ("running_var", "moving_variance")):
+        for ours, theirs in (
+            ("weight", "gamma"),
+            ("bias", "beta"),
+            ("running_mean", "moving_mean"),
+            ("running_var", "moving_variance"),
+        ):
             names[f"{name}.bn.{ours}"] = f"{node}/batchnorm/{theirs}"
     return names
 

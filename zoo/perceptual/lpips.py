@@ -65,7 +65,9 @@ class LPIPS(keras.layers.Layer):
         # A plain namespace hides the variables from Keras' tracking.
         self._constants = types.SimpleNamespace(
             arrays={
-                name: keras.Variable(array, dtype="float32", trainable=False, autocast=False, name=name.replace(".", "_"))
+                name: keras.Variable(
+                    array, dtype="float32", trainable=False, autocast=False, name=name.replace(".", "_")
+                )
                 for name, array in weights.arrays.items()
             }
         )
@@ -87,10 +89,14 @@ class LPIPS(keras.layers.Layer):
 
     def _unit_features(self, images):
         if len(images.shape) != 4 or images.shape[-1] != 3 or None in images.shape[1:]:
-            raise ValueError(f"images must have shape [batch, height, width, 3], sides known. Received: {images.shape}.")
+            raise ValueError(
+                f"images must have shape [batch, height, width, 3], sides known. Received: {images.shape}."
+            )
         smallest = SMALLEST_SIDE[self.trunk]
         if min(images.shape[1:3]) < smallest:
-            raise ValueError(f"LPIPS {self.trunk} needs sides of at least {smallest}. Received: {tuple(images.shape)}. Resize them first.")
+            raise ValueError(
+                f"LPIPS {self.trunk} needs sides of at least {smallest}. Received: {tuple(images.shape)}. Resize them first."
+            )
         x = (ops.cast(images, "float32") - np.float32(SHIFT)) / np.float32(SCALE)
         index = 0
         for step in TRUNKS[self.trunk]:

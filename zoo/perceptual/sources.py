@@ -26,7 +26,9 @@ from zoo.perceptual.weights import (
 NO_DEPS = "pip install --no-deps -r requirements-nodeps.txt"
 OPTION = "weights=PATH@sha256:HEX"
 
-INCEPTION_URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
+INCEPTION_URL = (
+    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
+)
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 EFFICIENTNET_LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
@@ -152,7 +154,9 @@ def lpips(trunk, weights=None, heads=None):
             for kind in ("weight", "bias"):
                 key = f"features.{place}.{kind}"
                 if key not in arrays:
-                    raise WeightsError(f"{path} holds no {key!r}: it is not torchvision's network of the trunk {trunk!r}.")
+                    raise WeightsError(
+                        f"{path} holds no {key!r}: it is not torchvision's network of the trunk {trunk!r}."
+                    )
                 converted[f"conv_{index}.{kind}"] = arrays[key]
         arrays = from_torch(converted) | _lpips_heads(heads, installed, heads_hash, trunk)
     elif not _is_npz(path):
@@ -190,7 +194,8 @@ def _lpips_heads(heads, installed, published, trunk):
         return {name: array for name, array in lpips(trunk, installed).arrays.items() if name.startswith("head")}
     path = checked_file(heads, (published,), f"the heads of LPIPS {trunk}")
     return {
-        name.replace("lin", "head_").replace(".model.1.", "."): array.reshape(-1) for name, array in read_weights(path).items()
+        name.replace("lin", "head_").replace(".model.1.", "."): array.reshape(-1)
+        for name, array in read_weights(path).items()
     }
 
 

@@ -64,7 +64,9 @@ def read_weights(path):
             arrays = dict(_leaves(tree))
     except Exception as error:  # a damaged or hostile pickle can raise anything
         reason = str(error) or type(error).__name__
-        raise WeightsError(f"{path} cannot be read as weights (truncated, altered or of another format): {reason}.") from None
+        raise WeightsError(
+            f"{path} cannot be read as weights (truncated, altered or of another format): {reason}."
+        ) from None
     if not arrays:
         raise WeightsError(f"{path} holds no arrays.")
     return arrays
@@ -150,7 +152,9 @@ def download(url, sha256, option, cache_dir=None):
                     f"{url} is not the expected file. Expected sha256: {sha256}. Received: {digest.hexdigest()}. {way_out}"
                 )
     except OSError as error:
-        raise WeightsError(f"{path.name} (sha256 {sha256}) could not be downloaded from {url}: {error}. {way_out}") from None
+        raise WeightsError(
+            f"{path.name} (sha256 {sha256}) could not be downloaded from {url}: {error}. {way_out}"
+        ) from None
     return path
 
 
@@ -185,12 +189,16 @@ def assign(model, arrays, source):
                 raise WeightsError(f"{source} holds no {name!r}: it is not of the network {model.name!r}.")
             array = remaining.pop(name)
             if tuple(variable.shape) != array.shape:
-                raise WeightsError(f"{name!r} of {source} must have shape {tuple(variable.shape)}. Received: {array.shape}.")
+                raise WeightsError(
+                    f"{name!r} of {source} must have shape {tuple(variable.shape)}. Received: {array.shape}."
+                )
             if not np.isfinite(array).all():
                 raise WeightsError(f"{name!r} of {source} must be finite. Received: NaN or infinity.")
             variable.assign(array)
     if remaining:
-        raise WeightsError(f"{source} holds arrays that {model.name!r} has no place for: {', '.join(sorted(remaining)[:5])}.")
+        raise WeightsError(
+            f"{source} holds arrays that {model.name!r} has no place for: {', '.join(sorted(remaining)[:5])}."
+        )
 
 
 # Keras' names of variables -> PyTorch's.
@@ -246,7 +254,11 @@ class _Tensor:
             raise WeightsError(f"a tensor of shape {self.size} reaches beyond its storage of {len(values)} numbers")
         strides = [stride * values.itemsize for stride in self.stride]
         # A copy: independent of the storage, contiguous, in the machine's byte order.
-        return np.array(np.lib.stride_tricks.as_strided(values[self.offset :], self.size, strides), values.dtype.newbyteorder("="), order="C")
+        return np.array(
+            np.lib.stride_tricks.as_strided(values[self.offset :], self.size, strides),
+            values.dtype.newbyteorder("="),
+            order="C",
+        )
 
 
 class _DType:
