@@ -11,7 +11,25 @@ from evaluation.page import STYLE, chart_card
 from evaluation.report import write_together
 
 # What must agree for two figures to be comparable, and what it is called.
-SAME = {"network": "network", "weights_hash": "weights hash", "resize": "resize mode", "n_real": "number of real images", "n_fake": "number of generated images"}
+SAME = {
+    "network": "network",
+    "weights_hash": "weights hash",
+    "resize": "resize mode",
+    "n_real": "number of real images",
+    "n_fake": "number of generated images",
+}
+CHARTED = (
+    "kid",
+    "frechet",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "aa_train",
+    "aa_test",
+    "privacy_loss",
+    "authenticity",
+)
 WITH_UNSEEN = ("aa_test", "privacy_loss", "aa_test_lpips", "privacy_loss_lpips")
 
 EPILOG = """example:
@@ -27,8 +45,15 @@ def build_parser():
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("reports", nargs="+", metavar="REPORT.json", help="written by python -m evaluation.report (or its directory)")
-    parser.add_argument("--out", metavar="DIR", default="reports/compared", help="for compare.html, compare.md and compare.png; default reports/compared")
+    parser.add_argument(
+        "reports", nargs="+", metavar="REPORT.json", help="written by python -m evaluation.report (or its directory)"
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        default="reports/compared",
+        help="for compare.html, compare.md and compare.png; default reports/compared",
+    )
     return parser
 
 
@@ -45,7 +70,11 @@ def main(argv=None):
         names = distinct_names(reports, arguments.reports)
         differences = differing(reports, names)
         if differences:
-            raise ValueError("these reports cannot be compared:\n" + "\n".join(f"  {line}" for line in differences) + "\nMake them anew with the same options.")
+            raise ValueError(
+                "these reports cannot be compared:\n"
+                + "\n".join(f"  {line}" for line in differences)
+                + "\nMake them anew with the same options."
+            )
     except ValueError as error:
         parser.exit(2, f"evaluation.compare: {error}\n")
     header, rows = table(reports, names)
@@ -79,11 +108,19 @@ def read(path):
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}. Give the report.json files of python -m evaluation.report.") from error
+        raise ValueError(
+            f"{path} cannot be read: {error.strerror or error}. Give the report.json files of python -m evaluation.report."
+        ) from error
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}). Give the report.json files of python -m evaluation.report.") from error
+        raise ValueError(
+            f"{path} is not JSON ({error}). Give the report.json files of python -m evaluation.report."
+        ) from error
     metrics = report.get("metrics") if isinstance(report, dict) else None
-    if not isinstance(metrics, dict) or "kid" not in metrics or not all(set(SAME) <= set(figure) for figure in metrics.values()):
+    if (
+        not isinstance(metrics, dict)
+        or "kid" not in metrics
+        or not all(set(SAME) <= set(figure) for figure in metrics.values())
+    ):
         raise ValueError(f"{path} is not a report of python -m evaluation.report.")
     return report
 
@@ -115,7 +152,10 @@ def differing(reports, names):
     check("real images (fingerprint)", [report["data"]["train"]["fingerprint"][:16] for report in reports])
     for name in _shared(reports):
         if name in WITH_UNSEEN:
-            check(f"number of unseen real images of {READINGS[name][0]}", [report["metrics"][name]["n_test"] for report in reports])
+            check(
+                f"number of unseen real images of {READINGS[name][0]}",
+                [report["metrics"][name]["n_test"] for report in reports],
+            )
         for key, what in SAME.items():
             values = [report["metrics"][name][key] for report in reports]
             if values != [report["metrics"]["kid"][key] for report in reports]:
@@ -139,9 +179,17 @@ def table(reports, names):
         if better in ("higher", "lower"):
             values = [figure["value"] for figure in figures]
             best = (max if better == "higher" else min)(values)
-            cells = [f"{cell} *" if value == best and values.count(best) == 1 else cell for cell, value in zip(cells, values)]
+            cells = [
+                f"{cell} *" if value == best and values.count(best) == 1 else cell for cell, value in zip(cells, values)
+            ]
         ideal = figures[0].get("null")
-        ideal = number_text(ideal) if ideal is not None else number_text(figures[0]["floor"]["value"]) if "floor" in figures[0] else ""
+        ideal = (
+            number_text(ideal)
+            if ideal is not None
+            else number_text(figures[0]["floor"]["value"])
+            if "floor" in figures[0]
+            else ""
+        )
         rows.append([f"{figures[0]['label']} ({better})", *cells, ideal])
     return ["", *names, "real images"], rows
 
@@ -157,14 +205,25 @@ def remark(reports):
 
 
 def chart(reports, names):
-    """Returns the chart of the metrics that all the reports have, `{theme: PNG bytes}`."""
+    """Returns the chart of the main metrics that all the reports have, `{theme: PNG bytes}`."""
     from evaluation.pictures import comparison_chart
 
     panels = []
-    for name in _shared(reports):
+    for name in [name for name in _shared(reports) if name in CHARTED]:
         figures = [report["metrics"][name] for report in reports]
-        ideals = [figure["null"] if figure.get("null") is not None else figure.get("floor", {}).get("value") for figure in figures]
-        panels.append((figures[0]["label"], figures[0]["better"], [figure["value"] for figure in figures], [figure["interval"] for figure in figures], ideals))
+        ideals = [
+            figure["null"] if figure.get("null") is not None else figure.get("floor", {}).get("value")
+            for figure in figures
+        ]
+        panels.append(
+            (
+                figures[0]["label"],
+                figures[0]["better"],
+                [figure["value"] for figure in figures],
+                [figure["interval"] for figure in figures],
+                ideals,
+            )
+        )
     return comparison_chart(panels, names)
 
 
@@ -185,13 +244,16 @@ def markdown(header, rows, reports):
 def page(header, rows, charts, reports):
     """Returns the table and the chart as one self-contained HTML page."""
     head = "".join(f"<th scope=col>{escape(cell)}</th>" for cell in header)
-    body = "".join(f"<tr><th scope=row>{escape(row[0])}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in row[1:])}</tr>" for row in rows)
+    body = "".join(
+        f"<tr><th scope=row>{escape(row[0])}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in row[1:])}</tr>"
+        for row in rows
+    )
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>Models side by side</title><style>{STYLE}</style></head><body><main>'
         f"<h1>Models side by side</h1><p>{escape(remark(reports))}</p>"
         f'<div class="card scroll" tabindex=0><table class=numbers><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        f"<h2>Chart</h2>{chart_card(charts, 'The metrics of the table, with intervals')}</main></body></html>\n"
+        f"<h2>Chart</h2>{chart_card(charts, 'The main metrics of the table, with their intervals')}</main></body></html>\n"
     )
 
 

@@ -66,7 +66,10 @@ def neighbour_tables(fake, train, test, features, distance, labels=("Generated",
     distances, places = (found[:, 0] for found in nearest(fake_features, train_features))
     order = np.argsort(distances, kind="stable")[:NUM_PAIRS]
     rows = [
-        [cell(fake, f"no. {i + 1}", i, f"{own} image"), cell(train.pixels, train.names[places[i]], places[i], f"nearest {other.lower()} image", distances[i] ** 2)]
+        [
+            cell(fake, f"no. {i + 1}", i, f"{own} image"),
+            cell(train.pixels, train.names[places[i]], places[i], f"nearest {other.lower()} image", distances[i] ** 2),
+        ]
         for i in order
     ]
     columns = [own, f"Nearest {other.lower()}"]
@@ -78,7 +81,11 @@ def neighbour_tables(fake, train, test, features, distance, labels=("Generated",
     pairs = {
         "title": f"Closest pairs, by {distance}",
         "note": f"The {len(order)} {own.lower()} images, of {len(fake_features):,}, that lie closest to a {other.lower()} image: the worst cases. Copies would show here first."
-        + (" An unseen image about as close means that the subject is simply common." if test_features is not None else ""),
+        + (
+            " An unseen image about as close means that the subject is simply common."
+            if test_features is not None
+            else ""
+        ),
         "columns": columns,
         "rows": rows,
     }
@@ -86,7 +93,11 @@ def neighbour_tables(fake, train, test, features, distance, labels=("Generated",
 
 
 def _explained(distance):
-    return "1 minus the cosine of the features: 0 for the same image" if distance == "cosine" else "LPIPS (AlexNet): 0 for the same image"
+    return (
+        "1 minus the cosine of the features: 0 for the same image"
+        if distance == "cosine"
+        else "LPIPS (AlexNet): 0 for the same image"
+    )
 
 
 def reconstructions(model, train):
@@ -129,7 +140,7 @@ def version_curves(versions, best):
             [figure["value"] for figure in figures],
             [figure["interval"] for figure in figures],
             best_place if name == "kid" else None,
-            figures[0]["floor"]["value"] if name == "kid" and "floor" in figures[0] else None,
+            figures[0].get("floor", {}).get("value") if name == "kid" else None,
             "step (generator updates)" if by_step else "version",
         )
         curves.append((f"{figures[0]['label']} over the exported versions", chart))

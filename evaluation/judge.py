@@ -40,12 +40,12 @@ READINGS = {
     "frechet": ("Fréchet distance", "lower", "Grows as the number of images falls, even for perfect images: compare it with its floor, taken at the same number, and with nothing made at another number or by another network."),
     "precision": ("Precision", "higher", "Share of generated images that lie among the real ones (k = 3): quality. Blind to copying."),
     "recall": ("Recall", "higher", "Share of real images that lie among the generated ones (k = 3): variety. Odd images raise it too easily; see coverage."),
-    "density": ("Density", "higher", "How deep among the real images the generated ones lie (k = 5). 1 for real images; above 1 means: crowded around typical ones."),
+    "density": ("Density", "near 1", "How deep among the real images the generated ones lie (k = 5). 1 for real images; above 1 means: crowded around typical ones."),
     "coverage": ("Coverage", "higher", "Share of real images with a generated one nearby (k = 5). Compare with what real images would reach; near 0 means that few different images are made."),
     "aa_train": ("Adversarial accuracy, train", "near .5", "How often an image's nearest neighbour is of its own kind. .5: cannot be told from the training images; toward 1: can be told; under .5: lies closer to them than they to each other, that is copying."),
     "aa_test": ("Adversarial accuracy, test", "near .5", "The same against real images that the training did not see: .5 is ideal, toward 1 can be told apart."),
     "privacy_loss": ("Privacy loss", "near 0", "Adversarial accuracy on test minus that on train. Above 0: closer to the training images than to unseen ones, that is memory of them. A perfect copy reaches only about .5, and when both accuracies are near 1 it says nothing."),
-    "authenticity": ("Authenticity", "higher", "Share of generated images that are not closer to their nearest training image than that one is to its own nearest. 0: all are copies. Unseen real images give the figure beside it."),
+    "authenticity": ("Authenticity", "near .5", "Share of generated images that are not closer to their nearest training image than that one is to its own nearest. 0: all are copies; unseen real images give about .5; near 1: far from the training images, new or merely bad."),
     "near_copies": ("Near copies", "lower", "Share of generated images closer to a training image than 99% of the training images are to theirs: about .01 by chance."),
     "exact_copies": ("Exact copies", "lower", "Share of generated images that equal a training image in every pixel."),
     "inception_score": ("Inception score", "higher", "Sharp and varied ImageNet classes, by the network's own opinion; it never looks at the real images. For comparison with older papers only."),
@@ -56,7 +56,18 @@ READINGS |= {
 }
 
 
-def measure(train, test, fake, made_with, *, seed, logits=None, distance_name="Fréchet distance", exact_copies=None, more_real=None):
+def measure(
+    train,
+    test,
+    fake,
+    made_with,
+    *,
+    seed,
+    logits=None,
+    distance_name="Fréchet distance",
+    exact_copies=None,
+    more_real=None,
+):
     """Returns `{name: figure}` of generated against real images, for features of one network.
 
     Args:
@@ -78,14 +89,26 @@ def measure(train, test, fake, made_with, *, seed, logits=None, distance_name="F
             raise ValueError(f"At least 2 {name} images are needed. Received: {len(features)}.")
         if features is not None and not np.isfinite(features).all():
             raise ValueError(f"The features of the {name} images hold NaN or infinity: look at these images.")
-    made_with = made_with | {"seed": seed, "n_real": len(train), "n_fake": len(fake), "n_test": 0 if test is None else len(test)}
+    made_with = made_with | {
+        "seed": seed,
+        "n_real": len(train),
+        "n_fake": len(fake),
+        "n_test": 0 if test is None else len(test),
+    }
     results = {"kid": kid(train, fake, seed=seed), "frechet": frechet_distance(train, fake)}
     overlap = precision_recall(train, fake, k=_k(3, train, fake))
     spread = density_coverage(train, fake, k=_k(5, train, fake))
-    results |= {"precision": overlap.precision, "recall": overlap.recall, "density": spread.density, "coverage": spread.coverage}
+    results |= {
+        "precision": overlap.precision,
+        "recall": overlap.recall,
+        "density": spread.density,
+        "coverage": spread.coverage,
+    }
     nearness, extra = _nearness(train, test, fake, seed)
     results |= nearness
-    extra |= _floors(train, more_real, fake, seed) | {name: {"null": results[name].details["null"]} for name in ("density", "coverage")}
+    extra |= _floors(train, more_real, fake, seed) | {
+        name: {"null": results[name].details["null"]} for name in ("density", "coverage")
+    }
     extra["frechet"] = extra.get("frechet", {}) | {"label": distance_name}
     if exact_copies is not None:
         results["exact_copies"] = exact_copies
@@ -96,7 +119,12 @@ def measure(train, test, fake, made_with, *, seed, logits=None, distance_name="F
 
 def measure_lpips(train, test, fake, made_with, *, seed):
     """Returns the figures of copying by LPIPS, for the embeddings of `lpips-alex`."""
-    made_with = made_with | {"seed": seed, "n_real": len(train), "n_fake": len(fake), "n_test": 0 if test is None else len(test)}
+    made_with = made_with | {
+        "seed": seed,
+        "n_real": len(train),
+        "n_fake": len(fake),
+        "n_test": 0 if test is None else len(test),
+    }
     results, extra = _nearness(train, test, fake, seed, normalize=False)
     return {
         f"{name}_lpips": figure(f"{name}_lpips", result, made_with | {"distance": "LPIPS"}, **extra.get(name, {}))
@@ -159,7 +187,10 @@ def _floors(train, more_real, fake, seed):
         "precision": overlap.precision,
         "recall": overlap.recall,
     }
-    floors = {name: {"floor": {"value": _number(floor), "interval": _interval(floor), "n": n}} for name, floor in floors.items()}
+    floors = {
+        name: {"floor": {"value": _number(floor), "interval": _interval(floor), "n": n}}
+        for name, floor in floors.items()
+    }
     if n < max(len(fake), len(train)):
         some = np.random.default_rng([seed, 12]).permutation(len(fake))[:n]
         floors["frechet"]["value_at_floor_n"] = _number(frechet_distance(first, fake[some]))
@@ -176,7 +207,10 @@ def _nearness(train, test, fake, seed, normalize=True):
     if test is not None:
         loss = privacy_loss(train, test, fake, seed=seed)
         results |= {"aa_test": adversarial_accuracy(test, fake, seed=seed), "privacy_loss": loss}
-        extra["privacy_loss"] = {"n": loss.details["n"], **{f"{name}_at_n": _number(loss.details[name]["value"]) for name in ("aa_train", "aa_test")}}
+        extra["privacy_loss"] = {
+            "n": loss.details["n"],
+            **{f"{name}_at_n": _number(loss.details[name]["value"]) for name in ("aa_train", "aa_test")},
+        }
         extra["authenticity"] = {"unseen_real": _number(authenticity(train, test))}
     for name in {"aa_train", "aa_test"} & set(results):
         extra[name] = {key: results[name].details[key] for key in ("null", "n")}
@@ -213,7 +247,10 @@ def _distinguishable(figures):
     by_neighbour = accuracy["interval"][0] > THRESHOLDS["aa_ideal"]
     evidence = f"KID {show(kid_figure)}; nearest neighbours tell them from {which} {accuracy['value']:.0%} of the time (50% is guessing)"
     if not by_kid and not by_neighbour:
-        return {"answer": "no", "sentence": f"Not distinguishable from real images by these measures at this number of images: {evidence}."}
+        return {
+            "answer": "no",
+            "sentence": f"Not distinguishable from real images by these measures at this number of images: {evidence}.",
+        }
     how = "Clearly" if accuracy["value"] >= THRESHOLDS["aa_clear"] else "Slightly"
     how = "Easily" if accuracy["value"] >= THRESHOLDS["aa_easy"] else how
     by = " and ".join(["KID"] * bool(by_kid) + ["nearest neighbours"] * bool(by_neighbour))
@@ -225,9 +262,13 @@ def _copies(figures):
     for suffix, by in (("", "by features"), ("_lpips", "by LPIPS")):
         accuracy, loss = figures.get(f"aa_train{suffix}"), figures.get(f"privacy_loss{suffix}")
         if accuracy and accuracy["interval"][1] < THRESHOLDS["aa_ideal"]:
-            reasons.append(f"generated images lie closer to the training images than these to each other ({by}, adversarial accuracy {show(accuracy)})")
+            reasons.append(
+                f"generated images lie closer to the training images than these to each other ({by}, adversarial accuracy {show(accuracy)})"
+            )
         if loss and loss["interval"][0] > 0:
-            reasons.append(f"they lie closer to the training images than to unseen ones ({by}, privacy loss {show(loss)})")
+            reasons.append(
+                f"they lie closer to the training images than to unseen ones ({by}, privacy loss {show(loss)})"
+            )
     near, exact = figures.get("near_copies"), figures.get("exact_copies")
     if near and near["interval"][0] > THRESHOLDS["near_copy_share"]:
         reasons.append(f"{near['value']:.0%} are closer to a training image than training images ever are")
@@ -243,8 +284,14 @@ def _copies(figures):
             "sentence": f"{searched}: the generated images lie far from them. That also means that privacy loss says nothing here; judge by the closest pairs below.",
         }
     if "privacy_loss" not in figures:
-        return {"answer": "no sign", "sentence": f"{searched}; without unseen real images (--test-data) privacy loss could not be computed."}
-    return {"answer": "no sign", "sentence": f"{searched}: privacy loss {show(figures['privacy_loss'])} does not exceed 0 for certain."}
+        return {
+            "answer": "no sign",
+            "sentence": f"{searched}; without unseen real images (--test-data) privacy loss could not be computed.",
+        }
+    return {
+        "answer": "no sign",
+        "sentence": f"{searched}: privacy loss {show(figures['privacy_loss'])} does not exceed 0 for certain.",
+    }
 
 
 def _covers(figures):

@@ -23,7 +23,11 @@ class Stages:
 
     def __call__(self, text):
         self._done += 1
-        print(f"[{self._done}/{self._count}] {text} ({time.monotonic() - self._started:.0f} s so far)", file=sys.stderr, flush=True)
+        print(
+            f"[{self._done}/{self._count}] {text} ({time.monotonic() - self._started:.0f} s so far)",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def judge_all(options):
@@ -55,16 +59,27 @@ def judge_all(options):
     test_features = None if test is None else extracted(test.pixels, "unseen real")
     spare_features = None if real.spare is None or options.real_vs_real else extracted(real.spare, "real")
     # Newest first, so that a model that cannot be judged fails before its older versions are looked at.
-    of_version = {version: extracted(fakes.pop(version), "generated") for version in sorted(fakes, key=lambda each: each != options.version)}
-    made_with = {"network": train_features.network, "weights_hash": train_features.weights_hash, "resize": train_features.resize}
+    of_version = {
+        version: extracted(fakes.pop(version), "generated")
+        for version in sorted(fakes, key=lambda each: each != options.version)
+    }
+    made_with = {
+        "network": train_features.network,
+        "weights_hash": train_features.weights_hash,
+        "resize": train_features.resize,
+    }
 
     stage("Measuring")
     measured = {}
-    for version in tqdm(sorted(of_version, key=lambda each: each or 0), desc="Measuring", unit="version", disable=len(of_version) < 2):
+    for version in tqdm(
+        sorted(of_version, key=lambda each: each or 0), desc="Measuring", unit="version", disable=len(of_version) < 2
+    ):
         found = of_version[version]
         exact = None
         if version == options.version:
-            whole = real.digests if shape[2] != 4 and not options.real_vs_real else set()  # of all, not only of those used
+            whole = (
+                real.digests if shape[2] != 4 and not options.real_vs_real else set()
+            )  # of all, not only of those used
             exact = _share_in(chosen, whole | set(reals.digests(pictures.on_white(train.pixels))))
         measured[version] = judge.measure(
             train_features.features,
@@ -92,16 +107,24 @@ def judge_all(options):
         tables = [lpips_tables[0], tables[0], tables[1], lpips_tables[1]]
 
     stage("Drawing")
-    versions = [{"version": version, "step": steps[version], "metrics": metrics} for version, metrics in measured.items()]
+    versions = [
+        {"version": version, "step": steps[version], "metrics": metrics} for version, metrics in measured.items()
+    ]
     best = min(versions, key=lambda each: each["metrics"]["kid"]["value"])["version"]
-    report = _texts(options, model, train, test, made_with) | {"metrics": metrics, "notes": notes, "thresholds": judge.THRESHOLDS}
+    report = _texts(options, model, train, test, made_with) | {
+        "metrics": metrics,
+        "notes": notes,
+        "thresholds": judge.THRESHOLDS,
+    }
     if not options.real_vs_real:
         report["verdict"] = judge.verdict(metrics)
     if len(versions) > 1:
         report |= {"versions": versions, "best_version": best}
     panels = {_panel(options, version, steps): of_version[version].features for version in measured}
     sample_grid, real_grid, report["samples_shown"] = contents.samples(chosen, displayed[0].pixels)
-    scatter, shares = contents.scatters(train_features.features, None if test is None else test_features.features, panels)
+    scatter, shares = contents.scatters(
+        train_features.features, None if test is None else test_features.features, panels
+    )
     report["explained_variance"] = [float(share) for share in shares]
     media = {
         "samples": sample_grid,
@@ -158,7 +181,9 @@ def _generated(options, model, shape, train):
     for version, directory in options.directories.items():
         each = model if version == options.version else subject.ExportedModel(directory)
         if each.image_shape != shape:
-            raise ValueError(f"Versions must make images of one shape. Received: {each.image_shape} in {directory}, and {shape}.")
+            raise ValueError(
+                f"Versions must make images of one shape. Received: {each.image_shape} in {directory}, and {shape}."
+            )
         fakes[version], steps[version] = each.sample(count, options.seed, labels), each.step
     return fakes, steps
 
@@ -171,10 +196,16 @@ def _two_real_sets(real, seed):
         return real.train, None, real.spare
     n = len(real.train) // 2
     if n < 2:
-        raise ValueError(f"--real-vs-real parts the real images in two: at least 4 are needed. Received: {len(real.train)}.")
+        raise ValueError(
+            f"--real-vs-real parts the real images in two: at least 4 are needed. Received: {len(real.train)}."
+        )
     first, second = judge.halves(len(real.train), n, seed)
     names = [real.train.names[place] for place in first]
-    return dataclasses.replace(real.train, pixels=real.train.pixels[first], names=names, labels=real.train.labels[first]), None, real.train.pixels[second]
+    return (
+        dataclasses.replace(real.train, pixels=real.train.pixels[first], names=names, labels=real.train.labels[first]),
+        None,
+        real.train.pixels[second],
+    )
 
 
 def _share_in(images, known):
@@ -187,12 +218,19 @@ def _by_lpips(fake, train, test, options, names, notes):
     width = extract(fake[:1], "generated").features.shape[1]
     most = max(8, LPIPS_BYTES // (4 * width * (2 if test is None else 3)))
     if max(len(fake), len(train)) > most:
-        notes.append(f"LPIPS was computed for the first {most:,} images of each kind: its embeddings are large at this size.")
+        notes.append(
+            f"LPIPS was computed for the first {most:,} images of each kind: its embeddings are large at this size."
+        )
         fake, train, test = fake[:most], _first(train, most), None if test is None else _first(test, most)
-    found = [None if images is None else extract(images, "LPIPS") for images in (fake, train.pixels, None if test is None else test.pixels)]
+    found = [
+        None if images is None else extract(images, "LPIPS")
+        for images in (fake, train.pixels, None if test is None else test.pixels)
+    ]
     made_with = {"network": found[0].network, "weights_hash": found[0].weights_hash, "resize": found[0].resize}
     fake_features, train_features, test_features = same_distances([each and each.features for each in found])
-    tables = contents.neighbour_tables(fake, train, test, (fake_features, train_features, test_features), "LPIPS", names)
+    tables = contents.neighbour_tables(
+        fake, train, test, (fake_features, train_features, test_features), "LPIPS", names
+    )
     return judge.measure_lpips(train_features, test_features, fake_features, made_with, seed=options.seed), tables
 
 
@@ -212,7 +250,10 @@ def same_distances(sets, block=8192):
         gram += part @ part.T
     values, vectors = np.linalg.eigh(gram)
     first = {}
-    owners = [first.setdefault(row.tobytes(), place) for place, row in enumerate(row for features in present for row in features)]
+    owners = [
+        first.setdefault(row.tobytes(), place)
+        for place, row in enumerate(row for features in present for row in features)
+    ]
     reduced = (vectors * np.sqrt(np.clip(values, 0, None)))[owners]
     parts = iter(np.split(reduced, np.cumsum([len(features) for features in present])[:-1]))
     return [None if features is None else next(parts) for features in sets]
@@ -239,18 +280,28 @@ def _texts(options, model, train, test, made_with):
     if model is not None:
         card = model.card
         facts["Model"] = str(model.directory)
-        facts["Architecture"] = " ".join(str(card[key]) for key in ("arch", "variant") if card.get(key)) or "not said by the SavedModel"
+        facts["Architecture"] = (
+            " ".join(str(card[key]) for key in ("arch", "variant") if card.get(key)) or "not said by the SavedModel"
+        )
         if card.get("step") is not None:
             facts["Trained for"] = f"{card['step']:,} steps; exported {card.get('created', 'at an unknown time')}"
     elif options.images:
         facts["Generated images"] = options.images
-    facts["Real images"] = f"{options.data}{_classes(options)}: {len(train):,} of {train.total:,} used, {train.pixels.shape[1]}x{train.pixels.shape[2]} pixels; fingerprint {train.fingerprint}"
+    facts["Real images"] = (
+        f"{options.data}{_classes(options)}: {len(train):,} of {train.total:,} used, {train.pixels.shape[1]}x{train.pixels.shape[2]} pixels; fingerprint {train.fingerprint}"
+    )
     if test is not None:
-        facts["Unseen real images"] = f"{test.source}: {len(test):,} of {test.total:,} used; fingerprint {test.fingerprint}"
+        facts["Unseen real images"] = (
+            f"{test.source}: {len(test):,} of {test.total:,} used; fingerprint {test.fingerprint}"
+        )
     facts["Feature network"] = f"{made_with['network']}; sha256 of the weights {made_with['weights_hash']}"
     facts["Resize mode"] = made_with["resize"]
     facts["Seed"] = options.seed
-    where = "as the files hold them" if options.kind == "images" else f"from seed {options.seed * subject.SEEDS_APART} on, truncation 1, as bytes by the signature “sample”"
+    where = (
+        "as the files hold them"
+        if options.kind == "images"
+        else f"from seed {options.seed * subject.SEEDS_APART} on, truncation 1, as bytes by the signature “sample”"
+    )
     return {
         "kind": options.kind,
         "name": options.name,
@@ -261,10 +312,24 @@ def _texts(options, model, train, test, made_with):
         else "What a perfect generator would score: two sets of real images against each other.",
         "samples_caption": "The other real images." if options.real_vs_real else f"Uncurated: the first ones, {where}.",
         "facts": facts,
-        "model": None if model is None else {key: model.card[key] for key in ("arch", "variant", "image_shape", "step", "created", "git_commit") if key in model.card},
+        "model": None
+        if model is None
+        else {
+            key: model.card[key]
+            for key in ("arch", "variant", "image_shape", "step", "created", "git_commit")
+            if key in model.card
+        },
         "data": {
-            "train": {"source": options.data, "classes": list(options.classes), "fingerprint": train.fingerprint, "total": train.total, "used": len(train)},
-            "test": None if test is None else {"source": test.source, "fingerprint": test.fingerprint, "total": test.total, "used": len(test)},
+            "train": {
+                "source": options.data,
+                "classes": list(options.classes),
+                "fingerprint": train.fingerprint,
+                "total": train.total,
+                "used": len(train),
+            },
+            "test": None
+            if test is None
+            else {"source": test.source, "fingerprint": test.fingerprint, "total": test.total, "used": len(test)},
         },
         "made_with": made_with | {"seed": options.seed},
     }

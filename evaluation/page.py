@@ -17,7 +17,10 @@ QUESTIONS = {
 GOOD = {"distinguishable": ("no",), "copies": ("no sign",), "covers": ("yes",)}
 MIDDLING = {"covers": ("partly",)}
 GROUPS = (
-    ("Likeness to the real images", ("kid", "frechet", "precision", "recall", "density", "coverage", "inception_score")),
+    (
+        "Likeness to the real images",
+        ("kid", "frechet", "precision", "recall", "density", "coverage", "inception_score"),
+    ),
     ("Copying, by features", ("aa_train", "aa_test", "privacy_loss", "authenticity", "near_copies", "exact_copies")),
     ("Copying, by LPIPS", ("aa_train_lpips", "aa_test_lpips", "privacy_loss_lpips", "authenticity_lpips")),
 )
@@ -51,6 +54,7 @@ thead th { font-size: .8rem; color: var(--soft); font-weight: 600; } .facts th {
 .pictures small { color: var(--soft); line-height: 1.25; display: block; font-size: clamp(.62rem, 2.6vw, .8rem); }
 .own img { outline: 3px solid var(--bad); outline-offset: -1px; }
 ul { padding-left: 1.2rem; margin: .4rem 0; } .notes, details { margin-top: 1rem; } summary { cursor: pointer; } code { font-size: .85em; }
+@media (max-width: 40rem) { .facts th, .facts td { display: block; border-bottom: 0; padding: 0 0 .1rem; } .facts td { padding-bottom: .6rem; } }
 @media print { body { background: #fff; } .card { break-inside: avoid; } }
 """
 
@@ -71,12 +75,19 @@ def render(report, media):
         f"<header><h1>{escape(report['title'])}</h1><p class=soft>{escape(report['subtitle'])}</p></header><main>",
         _verdict(report),
         _samples(report, media),
-        *(_figures(title, [report["metrics"][name] for name in names if name in report["metrics"]]) for title, names in GROUPS),
+        *(
+            _figures(title, [report["metrics"][name] for name in names if name in report["metrics"]])
+            for title, names in GROUPS
+        ),
         _versions(report, media),
         f"<div class=tables>{''.join(map(_neighbours, media.get('neighbours') or ()))}</div>",
         _scatters(report, media),
         _reconstructions(media),
-        _charts("Training losses", media.get("losses"), "How the losses of the run went. Losses of adversarial training do not measure quality."),
+        _charts(
+            "Training losses",
+            media.get("losses"),
+            "How the losses of the run went. Losses of adversarial training do not measure quality.",
+        ),
         _facts(report),
     ]
     return "\n".join(filter(None, parts)) + "\n</main></body></html>\n"
@@ -85,11 +96,17 @@ def render(report, media):
 def _verdict(report):
     if "verdict" not in report:
         text = "This page compares real images with other real images: the best that any generator can reach with this data, number of images and network. Read the figures of a model beside these."
-        return f'<section><h2>In short</h2><p class=card>{text}</p>{_notes(report)}</section>'
+        return f"<section><h2>In short</h2><p class=card>{text}</p>{_notes(report)}</section>"
     cards = []
     for name, question in QUESTIONS.items():
         answer = report["verdict"][name]
-        kind = "good" if answer["answer"] in GOOD[name] else "middle" if answer["answer"] in MIDDLING.get(name, ()) else "bad"
+        kind = (
+            "good"
+            if answer["answer"] in GOOD[name]
+            else "middle"
+            if answer["answer"] in MIDDLING.get(name, ())
+            else "bad"
+        )
         cards.append(
             f"<section class=card><h3>{question}</h3><p class='answer {kind}'>{escape(answer['answer'].capitalize())}</p>"
             f"<p>{escape(answer['sentence'])}</p></section>"
@@ -118,7 +135,11 @@ def _figure(entry):
         beside.append(f"95% interval: {number_text(entry['interval'][0])} to {number_text(entry['interval'][1])}")
     if "floor" in entry:
         floor = entry["floor"]
-        spread = f" ({number_text(floor['interval'][0])} to {number_text(floor['interval'][1])})" if floor.get("interval") else ""
+        spread = (
+            f" ({number_text(floor['interval'][0])} to {number_text(floor['interval'][1])})"
+            if floor.get("interval")
+            else ""
+        )
         beside.append(f"Real against real: {number_text(floor['value'])}{spread}, with {floor['n']:,} images a side")
     if entry.get("value_at_floor_n") is not None:
         beside.append(f"Generated, at that number: {number_text(entry['value_at_floor_n'])}")
@@ -127,7 +148,9 @@ def _figure(entry):
     if entry.get("unseen_real") is not None:
         beside.append(f"Unseen real images: {number_text(entry['unseen_real'])}")
     if entry.get("aa_train_at_n") is not None:
-        beside.append(f"From accuracies at {entry['n']:,} images each: test {number_text(entry['aa_test_at_n'])}, train {number_text(entry['aa_train_at_n'])}")
+        beside.append(
+            f"From accuracies at {entry['n']:,} images each: test {number_text(entry['aa_test_at_n'])}, train {number_text(entry['aa_train_at_n'])}"
+        )
     return (
         f"<section class=card><h3>{escape(entry['label'])} <small class=soft>({escape(entry['better'])} is {'better' if entry['better'] in ('higher', 'lower') else 'ideal'})</small></h3>"
         f"<p class=value>{number_text(entry['value'])}</p>"
@@ -138,7 +161,11 @@ def _figure(entry):
 
 def made_with(entry):
     """Returns what a figure was made with, as one line."""
-    counts = f"{entry['n_real']:,} real" + (f", {entry['n_test']:,} unseen real" if entry.get("n_test") else "") + f", {entry['n_fake']:,} generated"
+    counts = (
+        f"{entry['n_real']:,} real"
+        + (f", {entry['n_test']:,} unseen real" if entry.get("n_test") else "")
+        + f", {entry['n_fake']:,} generated"
+    )
     return f"{counts} · {entry['network']} (weights {entry['weights_hash'][:8]}) · resize {entry['resize']} · seed {entry['seed']}"
 
 
@@ -146,7 +173,9 @@ def _samples(report, media):
     if not media.get("samples"):
         return ""
     shown = report["samples_shown"]
-    pictures = _image(media["samples"], f"Grid of {shown} generated images, in the order of their seeds, none left out.")
+    pictures = _image(
+        media["samples"], f"Grid of {shown} generated images, in the order of their seeds, none left out."
+    )
     reals = _image(media["reals"], f"Grid of {shown} real images, evenly taken from the data.")
     return (
         f"<section><h2>Samples</h2><div class=cards>"
@@ -162,7 +191,9 @@ def _neighbours(table):
         cells = []
         for place, (picture, caption, alt) in enumerate(row):
             kind = " class=own" if place == 0 else ""
-            cells.append(f"<td{kind}>{_image(picture, alt)}<small>{escape(caption).replace(chr(10), '<br>')}</small></td>")
+            cells.append(
+                f"<td{kind}>{_image(picture, alt)}<small>{escape(caption).replace(chr(10), '<br>')}</small></td>"
+            )
         rows.append(f"<tr>{''.join(cells)}</tr>")
     width = 9 * len(table["columns"])
     return (
@@ -188,14 +219,18 @@ def _versions(report, media):
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
     text = f"The best KID is that of version {report['best_version']}. Differences within the intervals are chance, and the best of many is a little flattered."
-    return f"<section><h2>Over the exported versions</h2><p>{text}</p>{table}{_chart_grid(media.get('curves'))}</section>"
+    return (
+        f"<section><h2>Over the exported versions</h2><p>{text}</p>{table}{_chart_grid(media.get('curves'))}</section>"
+    )
 
 
 def _scatters(report, media):
     if not media.get("scatters"):
         return ""
     text = "The features on the two directions in which the training images vary most. Generated images should lie over the real ones, spread as they are; two directions show only a part of the whole."
-    return f"<section><h2>Principal components</h2><p>{text}</p>{_chart_grid(list(media['scatters'].items()))}</section>"
+    return (
+        f"<section><h2>Principal components</h2><p>{text}</p>{_chart_grid(list(media['scatters'].items()))}</section>"
+    )
 
 
 def _reconstructions(media):
@@ -223,7 +258,10 @@ def chart_card(chart, title):
 
 
 def _facts(report):
-    rows = "".join(f"<tr><th scope=row>{escape(key)}</th><td>{escape(str(value))}</td></tr>" for key, value in report["facts"].items())
+    rows = "".join(
+        f"<tr><th scope=row>{escape(key)}</th><td>{escape(str(value))}</td></tr>"
+        for key, value in report["facts"].items()
+    )
     return f"<section><h2>What was compared</h2><div class='card scroll' tabindex=0><table class=facts><tbody>{rows}</tbody></table></div></section>"
 
 

@@ -5,6 +5,7 @@ as well.
 """
 
 import io
+import textwrap
 
 import numpy as np
 from PIL import Image
@@ -12,8 +13,8 @@ from PIL import Image
 SERIES = {"train": ("#0072B2", "o"), "test": ("#009E73", "s"), "generated": ("#D55E00", "^")}
 ON_DARK = {"#0072B2": "#56B4E9", "#009E73": "#2CC79A", "#D55E00": "#F0A030"}
 THEMES = {"light": {"ink": "#1b1f24", "paper": "#ffffff"}, "dark": {"ink": "#e6e8eb", "paper": "#15181c"}}
-CHART_INCHES = (5.0, 3.6)  # drawn so that 11 points are legible at the width of a phone
-DPI = 160
+CHART_INCHES = (4.2, 3.2)  # drawn so that 11 points are legible at the width of a phone
+DPI = 190
 
 
 # Images
@@ -76,7 +77,9 @@ def principal_components(features, count=2):
         axes = vectors[:, ::-1][:, :count].T
     lengths = np.linalg.norm(axes, axis=1, keepdims=True)
     axes = np.divide(axes, lengths, out=np.zeros_like(axes), where=lengths > 0)
-    axes *= np.where(axes[np.arange(count), np.abs(axes).argmax(axis=1)] < 0, -1, 1)[:, None]  # the same signs everywhere
+    axes *= np.where(axes[np.arange(count), np.abs(axes).argmax(axis=1)] < 0, -1, 1)[
+        :, None
+    ]  # the same signs everywhere
     total = max(np.clip(values, 0, None).sum(), 1e-300)
     return mean, axes, np.clip(values[::-1][:count], 0, None) / total
 
@@ -109,7 +112,15 @@ def pca_scatters(train, test, fakes):
             plot = figure.subplots()
             for name, points in (real | {"generated": projected[panel]}).items():
                 shade, marker = SERIES[name]
-                plot.scatter(*points.T, s=16, alpha=0.6, marker=marker, color=colour(shade), linewidths=0, label=f"{name} ({len(points):,})")
+                plot.scatter(
+                    *points.T,
+                    s=16,
+                    alpha=0.6,
+                    marker=marker,
+                    color=colour(shade),
+                    linewidths=0,
+                    label=f"{name} ({len(points):,})",
+                )
             plot.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
             plot.set_xlabel(f"1st component ({shares[0]:.0%} of variance)")
             plot.set_ylabel(f"2nd component ({shares[1]:.0%} of variance)")
@@ -167,10 +178,23 @@ def metric_curve(label, places, values, intervals, best=None, floor=None, x_labe
     def draw(figure, colour):
         plot = figure.subplots()
         shade = colour(SERIES["generated"][0])
-        reaches = [(value - interval[0], interval[1] - value) if interval else (0, 0) for value, interval in zip(values, intervals)]
-        plot.errorbar(places, values, yerr=np.clip(np.array(reaches).T, 0, None), marker="o", color=shade, capsize=3, linewidth=1.5)
+        reaches = [
+            (value - interval[0], interval[1] - value) if interval else (0, 0)
+            for value, interval in zip(values, intervals)
+        ]
+        plot.errorbar(
+            places,
+            values,
+            yerr=np.clip(np.array(reaches).T, 0, None),
+            marker="o",
+            color=shade,
+            capsize=3,
+            linewidth=1.5,
+        )
         if floor is not None:
-            plot.axhline(floor, color=colour(SERIES["train"][0]), linestyle="--", linewidth=1.2, label="real against real")
+            plot.axhline(
+                floor, color=colour(SERIES["train"][0]), linestyle="--", linewidth=1.2, label="real against real"
+            )
         if best is not None:
             plot.plot(places[best], values[best], "*", markersize=16, color=colour(SERIES["test"][0]), label="best KID")
         if floor is not None or best is not None:
@@ -205,7 +229,7 @@ def comparison_chart(panels, names):
     """
     columns = 2 if len(panels) > 1 else 1
     rows = -(-len(panels) // columns)
-    size = (5.0 * columns, max(1.6, 0.35 * len(names) + 1.1) * rows)
+    size = (5.0 * columns, max(1.5, 0.42 * len(names) + 0.9) * rows)
 
     def draw(figure, colour):
         plots = np.atleast_1d(figure.subplots(rows, columns)).ravel()
@@ -220,10 +244,14 @@ def comparison_chart(panels, names):
                     plot.plot(value, place, "o", color=colour(SERIES["generated"][0]), markersize=7)
                 if floor is not None:
                     plot.plot(floor, place, "|", color=colour(SERIES["train"][0]), markersize=14, markeredgewidth=2)
-            plot.set_yticks(places, names)
+            plot.set_yticks(places, [textwrap.fill(name, 20) for name in names], fontsize=9)
             plot.set_ylim(-0.6, len(names) - 0.4)
-            plot.set_xlabel(f"{label} ({better} is better)" if better in ("lower", "higher") else f"{label} ({better} is ideal)")
+            plot.set_title(
+                f"{label} ({better} is {'better' if better in ('lower', 'higher') else 'ideal'})", fontsize=10
+            )
         if any(floor is not None for *_, floors in panels for floor in floors):
-            figure.supxlabel("dot: value, line: 95% interval, bar: real against real, or a perfect generator", fontsize=9)
+            figure.supxlabel(
+                "dot: value, line: 95% interval, bar: real against real, or a perfect generator", fontsize=9
+            )
 
     return chart(draw, size)

@@ -87,25 +87,35 @@ def load(options, image_shape, held_out=None, record: dict[str, Any] | None = No
             unseen = set(digests(held_out))
             kept = [i for i, digest in enumerate(train_digests) if digest not in unseen]
             if len(kept) < len(train):
-                notes.append(f"{len(train) - len(kept)} images of {options.data} were put aside when the model was trained (they came with the export) and serve as unseen real images.")
+                notes.append(
+                    f"{len(train) - len(kept)} images of {options.data} were put aside when the model was trained (they came with the export) and serve as unseen real images."
+                )
                 train, train_digests = train.subset(kept), [train_digests[i] for i in kept]
             test = held_out
     if fingerprint is not None and train.fingerprint != fingerprint:
-        notes.append("The model's record names other training images than these (the data, its options or its version differ): what is said of copying holds for the images given, not for all that the model saw.")
+        notes.append(
+            "The model's record names other training images than these (the data, its options or its version differ): what is said of copying holds for the images given, not for all that the model saw."
+        )
     if test is None and not options.real_vs_real:
-        notes.append("Privacy loss and adversarial accuracy on test could not be computed: they need real images that the training did not see (--test-data). Taking some of --data would not do, since the model was trained on them.")
+        notes.append(
+            "Privacy loss and adversarial accuracy on test could not be computed: they need real images that the training did not see (--test-data). Taking some of --data would not do, since the model was trained on them."
+        )
     for name, images in (("--data", train), ("--test-data", test)):
         if images is not None and len(images) < 2:
             raise ValueError(f"{name} must hold at least 2 usable images. Received: {len(images)}.")
     spare = _spare(train, options.count, options.seed)
     train = _some(train, options.data, options.count, options.seed, 1)
     if len(train) < train.total:
-        notes.append(f"{len(train):,} of {train.total:,} training images were compared (--count); only exact copies were looked for among all.")
+        notes.append(
+            f"{len(train):,} of {train.total:,} training images were compared (--count); only exact copies were looked for among all."
+        )
     if test is not None:
         source = options.test_data or "put aside by training.fit"
         test = _some(test, source, options.count, options.seed, 2)
         if len(test) < 50:
-            notes.append(f"There are only {len(test)} unseen real images: the intervals of adversarial accuracy on test and of privacy loss are wide.")
+            notes.append(
+                f"There are only {len(test)} unseen real images: the intervals of adversarial accuracy on test and of privacy loss are wide."
+            )
     return Reals(train, test, spare, set(train_digests), notes)
 
 
@@ -125,15 +135,23 @@ def _without(images, seen, what, notes):
     kept = [i for i, digest in enumerate(digests(images.images)) if digest not in seen]
     if len(kept) == len(images):
         return images
-    notes.append(f"{len(images) - len(kept)} of the {len(images)} {what} images equal a training image in every pixel and were left out.")
+    notes.append(
+        f"{len(images) - len(kept)} of the {len(images)} {what} images equal a training image in every pixel and were left out."
+    )
     if len(kept) < 2:
-        raise ValueError("--test-data must hold images that are not in --data. Received: the same images, but for " + str(len(kept)) + ".")
+        raise ValueError(
+            "--test-data must hold images that are not in --data. Received: the same images, but for "
+            + str(len(kept))
+            + "."
+        )
     return images.subset(kept)
 
 
 def digests(images):
     """Returns a digest of the pixels of each image."""
-    return [hashlib.blake2b(np.ascontiguousarray(images[i]).tobytes(), digest_size=16).digest() for i in range(len(images))]
+    return [
+        hashlib.blake2b(np.ascontiguousarray(images[i]).tobytes(), digest_size=16).digest() for i in range(len(images))
+    ]
 
 
 def _order(total, count, seed, stream):

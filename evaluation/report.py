@@ -69,25 +69,63 @@ def build_parser():
         allow_abbrev=False,
     )
     what = parser.add_argument_group("what is judged: one of these")
-    what.add_argument("--model", metavar="DIR", help="SavedModel: saved_models/NAME (its newest version) or NAME/VERSION")
-    what.add_argument("--images", metavar="DIR", help="a folder of generated images, all of one size, whoever made them")
+    what.add_argument(
+        "--model", metavar="DIR", help="SavedModel: saved_models/NAME (its newest version) or NAME/VERSION"
+    )
+    what.add_argument(
+        "--images", metavar="DIR", help="a folder of generated images, all of one size, whoever made them"
+    )
     what.add_argument("--real-vs-real", action="store_true", help="real images against real ones: the floor alone")
-    what.add_argument("--all-versions", action="store_true", help="also the other exported versions of the model, as curves")
+    what.add_argument(
+        "--all-versions", action="store_true", help="also the other exported versions of the model, as curves"
+    )
 
     against = parser.add_argument_group("real images")
-    against.add_argument("--data", metavar="DATA", help="what the model was trained on: emoji, a folder, a zip, or tfds:NAME")
-    against.add_argument("--test-data", metavar="DATA", help="real images that the training did not see; default: those of the export, if any")
-    against.add_argument("--classes", metavar="NAME", action="append", help="keep the real images with this label; repeatable")
+    against.add_argument(
+        "--data", metavar="DATA", help="what the model was trained on: emoji, a folder, a zip, or tfds:NAME"
+    )
+    against.add_argument(
+        "--test-data",
+        metavar="DATA",
+        help="real images that the training did not see; default: those of the export, if any",
+    )
+    against.add_argument(
+        "--classes", metavar="NAME", action="append", help="keep the real images with this label; repeatable"
+    )
     against.add_argument("--label-depth", choices=("first", "last"), default="first", help="as for training.fit")
-    against.add_argument("--fit", choices=FITS, default="crop", help="how a real image becomes as wide and high as the generated ones; default crop")
-    against.add_argument("--size", type=int, metavar="PIXELS", help="side of the images, for --real-vs-real without a model; default 64")
+    against.add_argument(
+        "--fit",
+        choices=FITS,
+        default="crop",
+        help="how a real image becomes as wide and high as the generated ones; default crop",
+    )
+    against.add_argument(
+        "--size", type=int, metavar="PIXELS", help="side of the images, for --real-vs-real without a model; default 64"
+    )
 
     how = parser.add_argument_group("how")
-    how.add_argument("--count", type=int, metavar="N", help=f"at most so many images of each kind; default {DEFAULT_COUNT:,}, or as many as there are")
-    how.add_argument("--features", metavar="NAME", default=NETWORKS[0], help=f"feature network: {', '.join(NETWORKS)}; default {NETWORKS[0]}")
+    how.add_argument(
+        "--count",
+        type=int,
+        metavar="N",
+        help=f"at most so many images of each kind; default {DEFAULT_COUNT:,}, or as many as there are",
+    )
+    how.add_argument(
+        "--features",
+        metavar="NAME",
+        default=NETWORKS[0],
+        help=f"feature network: {', '.join(NETWORKS)}; default {NETWORKS[0]}",
+    )
     how.add_argument("--weights", metavar="FILE", help="weights of the feature network, PATH or PATH@sha256:HEX")
-    how.add_argument("--resize", choices=features.RESIZES, default="clean", help="how images are brought to the network's size; default clean")
-    how.add_argument("--seed", type=int, default=0, metavar="N", help="which images are drawn, and the bootstrap; default 0")
+    how.add_argument(
+        "--resize",
+        choices=features.RESIZES,
+        default="clean",
+        help="how images are brought to the network's size; default clean",
+    )
+    how.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="which images are drawn, and the bootstrap; default 0"
+    )
 
     where = parser.add_argument_group("where")
     where.add_argument("--run-dir", metavar="DIR", help="run directory of training.fit, for the curves of its losses")
@@ -106,7 +144,9 @@ def resolve(arguments):
     if arguments.model and arguments.images:
         raise ValueError("--model and --images exclude each other: judge one thing at a time.")
     if not (arguments.model or arguments.images or arguments.real_vs_real):
-        raise ValueError("Say what to judge: --model saved_models/NAME, or --images DIR, or --real-vs-real. See --help.")
+        raise ValueError(
+            "Say what to judge: --model saved_models/NAME, or --images DIR, or --real-vs-real. See --help."
+        )
     if not arguments.data:
         raise ValueError("--data is needed: the real images to compare with, which are those the model was trained on.")
     if arguments.all_versions and not arguments.model:
@@ -117,13 +157,19 @@ def resolve(arguments):
         near = difflib.get_close_matches(arguments.features, NETWORKS, n=1, cutoff=0.4)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"--features: unknown network {arguments.features!r}.{hint} Known: {', '.join(NETWORKS)}.")
-    for option, value, least in (("--count", arguments.count, 2), ("--seed", arguments.seed, 0), ("--size", arguments.size, 8)):
+    for option, value, least in (
+        ("--count", arguments.count, 2),
+        ("--seed", arguments.seed, 0),
+        ("--size", arguments.size, 8),
+    ):
         if value is not None and value < least:
             raise ValueError(f"{option} must be at least {least}. Received: {value}.")
     if arguments.weights and not Path(arguments.weights.partition("@sha256:")[0]).is_file():
         raise ValueError(f"--weights must be a file. There is none at {arguments.weights!r}.")
     if arguments.run_dir and not (Path(arguments.run_dir) / "metrics.csv").is_file():
-        raise ValueError(f"--run-dir must be a run directory of training.fit. There is no metrics.csv in {arguments.run_dir!r}.")
+        raise ValueError(
+            f"--run-dir must be a run directory of training.fit. There is no metrics.csv in {arguments.run_dir!r}."
+        )
 
     directories, version, size = {}, None, arguments.size
     if arguments.model:
@@ -136,7 +182,9 @@ def resolve(arguments):
         name = "real-vs-real-" + re.sub(r"[^A-Za-z0-9._-]+", "-", Path(arguments.data).name or "data").strip("-.")
     for each in filter(None, (arguments.data, arguments.test_data)):
         data.check_source(each)
-    out = Path(arguments.out or Path("reports") / (name if version is None or arguments.real_vs_real else f"{name}-{version}"))
+    out = Path(
+        arguments.out or Path("reports") / (name if version is None or arguments.real_vs_real else f"{name}-{version}")
+    )
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out must be a directory. There is a file at {str(out)!r}.")
     return Options(
@@ -181,7 +229,9 @@ def main(argv=None):
         print("Stopped; nothing was written.", file=sys.stderr)
         return 130
     except Exception as error:
-        known = isinstance(error, (ValueError, ArithmeticError, OSError)) or type(error).__module__.startswith("tensorflow")
+        known = isinstance(error, (ValueError, ArithmeticError, OSError)) or type(error).__module__.startswith(
+            "tensorflow"
+        )
         if os.environ.get("ZOO_TRACEBACK") or not known:
             raise
         print(f"evaluation.report: {error}", file=sys.stderr)
@@ -205,7 +255,8 @@ def write(report, media, directory):
     }
     report["facts"] = report["facts"] | {
         "Command": report.get("command", ""),
-        "Made": f"{report['created']}, with " + ", ".join(f"{name} {version}" for name, version in report["versions_of_packages"].items()),
+        "Made": f"{report['created']}, with "
+        + ", ".join(f"{name} {version}" for name, version in report["versions_of_packages"].items()),
     }
     write_together(
         directory,

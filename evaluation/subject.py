@@ -51,7 +51,9 @@ def find_versions(path):
 
 
 def _versions_below(root):
-    found = {int(item.name): item for item in root.iterdir() if item.name.isdigit() and (item / "saved_model.pb").is_file()}
+    found = {
+        int(item.name): item for item in root.iterdir() if item.name.isdigit() and (item / "saved_model.pb").is_file()
+    }
     return dict(sorted(found.items()))
 
 
@@ -113,7 +115,9 @@ class ExportedModel:
         arguments = self._sample.structured_input_signature[1]
         unknown = sorted(set(arguments) - {"seed", "truncation", "labels"})
         if unknown:
-            raise ValueError(f"The signature `sample` of {self.directory} wants {', '.join(unknown)}, which is not known here.")
+            raise ValueError(
+                f"The signature `sample` of {self.directory} wants {', '.join(unknown)}, which is not known here."
+            )
         self._check_finite(seed)
         parts = []
         with tqdm(total=count, desc="Sampling", unit="image", disable=not progress) as bar:
@@ -151,7 +155,9 @@ class ExportedModel:
         """Returns uint8 images `[n, height, width, channels]` as the model's autoencoder gives them back."""
         import tensorflow as tf
 
-        return as_saved(self._output(self._signatures["reconstruct"](images=tf.constant(images))).numpy(), "reconstruct")
+        return as_saved(
+            self._output(self._signatures["reconstruct"](images=tf.constant(images))).numpy(), "reconstruct"
+        )
 
     def held_out(self):
         """Returns the real images that training.fit put aside and exported with the model, or `None`."""

@@ -89,7 +89,9 @@ def test_other_real_images_are_refused(base, tmp_path, capsys):
     assert "real images (fingerprint)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("content", "expected"), [("{", "is not JSON"), ("[]", "is not a report"), ('{"metrics": {}}', "is not a report")])
+@pytest.mark.parametrize(
+    ("content", "expected"), [("{", "is not JSON"), ("[]", "is not a report"), ('{"metrics": {}}', "is not a report")]
+)
 def test_what_is_no_report_is_a_clear_error(base, tmp_path, capsys, content, expected):
     (tmp_path / "bad.json").write_text(content)
     with pytest.raises(SystemExit) as stopped:

@@ -17,7 +17,9 @@ def test_a_grid_keeps_the_pixels_and_is_white_where_it_has_no_image():
     images = np.arange(3 * 2 * 2 * 3, dtype=np.uint8).reshape(3, 2, 2, 3)
     whole = pictures.grid(images, columns=2, gap=1)
     assert whole.shape == (5, 5, 3)
-    assert (whole[:2, :2] == images[0]).all() and (whole[:2, 3:] == images[1]).all() and (whole[3:, :2] == images[2]).all()
+    assert (
+        (whole[:2, :2] == images[0]).all() and (whole[:2, 3:] == images[1]).all() and (whole[3:, :2] == images[2]).all()
+    )
     assert (whole[2] == 255).all() and (whole[3:, 3:] == 255).all()
     assert pictures.grid(images, columns=8, gap=0).shape == (2, 6, 3)
 

@@ -13,10 +13,23 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from evaluation import features, page, report
+from evaluation import features, judging, page, report
+from training import data
 
 SIDE = 16
-PROVENANCE = {"network", "weights_hash", "resize", "seed", "n_real", "n_fake", "n_test", "value", "interval", "label", "how_to_read"}
+PROVENANCE = {
+    "network",
+    "weights_hash",
+    "resize",
+    "seed",
+    "n_real",
+    "n_fake",
+    "n_test",
+    "value",
+    "interval",
+    "label",
+    "how_to_read",
+}
 VOID = {"meta", "img", "source", "br", "hr", "link", "input"}
 
 
@@ -63,7 +76,9 @@ def pixel_features(images, network="efficientnet-lite0", resize="clean", **optio
     images = np.asarray(images).astype(np.float32)
     count, height, width, channels = images.shape
     means = images.reshape(count, height // 4, 4, width // 4, 4, channels).mean(axis=(2, 4)).reshape(count, -1)
-    return SimpleNamespace(features=means / 255 + 0.01, logits=means[:, :10] / 50, network=network, weights_hash="ab" * 32, resize=resize)
+    return SimpleNamespace(
+        features=means / 255 + 0.01, logits=means[:, :10] / 50, network=network, weights_hash="ab" * 32, resize=resize
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -100,7 +115,9 @@ def run(place, *arguments, out, test=True):
 
 @pytest.fixture(scope="module")
 def fresh(place):
-    return run(place, "--model", str(place / "models/fresh"), "--all-versions", "--run-dir", str(place / "run"), out="fresh")
+    return run(
+        place, "--model", str(place / "models/fresh"), "--all-versions", "--run-dir", str(place / "run"), out="fresh"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +195,9 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(which, request):
 def test_every_figure_is_finite_and_says_what_it_was_made_with(which, request):
     record, html = request.getfixturevalue(which)
     assert all(math.isfinite(number) for number in numbers_of(record))
-    assert {"kid", "frechet", "precision", "recall", "density", "coverage", "aa_train", "authenticity"} <= set(record["metrics"])
+    assert {"kid", "frechet", "precision", "recall", "density", "coverage", "aa_train", "authenticity"} <= set(
+        record["metrics"]
+    )
     for figure in record["metrics"].values():
         assert PROVENANCE <= set(figure)
         assert figure["how_to_read"] in html.replace("&#x27;", "'")
@@ -286,6 +305,45 @@ def test_the_same_seed_gives_the_same_figures_and_another_seed_others(place, cop
     assert other["metrics"]["kid"]["interval"] != again["metrics"]["kid"]["interval"]
 
 
+def test_the_floor_has_as_many_images_a_side_as_were_compared_where_the_data_allow(place):
+    record, _ = run(place, "--model", str(place / "models/fresh/2"), "--count", "40", out="floored")
+    assert record["metrics"]["frechet"]["floor"]["n"] == 40 and "value_at_floor_n" not in record["metrics"]["frechet"]
+    record, _ = run(place, "--model", str(place / "models/fresh/2"), "--count", "60", out="floored")
+    assert record["metrics"]["frechet"]["floor"]["n"] == 40 and "value_at_floor_n" in record["metrics"]["frechet"]
+
+
+def test_a_split_is_believed_only_where_the_record_of_the_model_names_it(place, tmp_path):
+    whole = data.load(place / "train", size=SIDE, progress=False)
+    train, held_out = whole.split(0.2, seed=0)
+    for name, fingerprint in (("split", train.fingerprint), ("whole", whole.fingerprint), ("other", "0" * 64)):
+        card = {"image_shape": [SIDE, SIDE, 3], "training": {"data_fingerprint": fingerprint}}
+        save_model(tmp_path / name / "1", shapes(20, 3), card=card)
+        record, _ = run(place, "--model", str(tmp_path / name), out=f"record-{name}", test=False)
+        doubted = any("names other training images" in note for note in record["notes"])
+        assert doubted == (name == "other")
+        if name == "split":
+            assert (record["metrics"]["kid"]["n_real"], record["metrics"]["kid"]["n_test"]) == (
+                len(train),
+                len(held_out),
+            )
+        else:
+            assert record["data"]["test"] is None
+
+
+def test_fewer_dimensions_keep_the_distances_and_equal_rows_equal():
+    generator = np.random.default_rng(0)
+    first, second = (
+        generator.normal(size=(6, 500)).astype(np.float32),
+        generator.normal(size=(4, 500)).astype(np.float32),
+    )
+    second[1] = first[2]
+    one, none, two = judging.same_distances([first, None, second], block=64)
+    assert none is None and one.shape == (6, 10) and two.shape == (4, 10)
+    assert (two[1] == one[2]).all()
+    expected = np.linalg.norm(first[:, None].astype(np.float64) - second[None], axis=-1)
+    np.testing.assert_allclose(np.linalg.norm(one[:, None] - two[None], axis=-1), expected, atol=1e-6)
+
+
 # Failures
 
 
@@ -316,7 +374,9 @@ def test_nan_pixels_are_a_clear_error(place, tmp_path, capsys):
     assert "NaN" in fails(place, capsys, "--model", str(tmp_path / "nan"))
 
 
-def test_nothing_is_left_behind_and_an_older_report_stays_when_drawing_or_writing_fails(place, copies, monkeypatch, capsys):
+def test_nothing_is_left_behind_and_an_older_report_stays_when_drawing_or_writing_fails(
+    place, copies, monkeypatch, capsys
+):
     before = {path.name: path.read_bytes() for path in (place / "copies").iterdir()}
     arguments = ["--model", str(place / "models/copies/1"), "--data", str(place / "train")]
 
@@ -348,21 +408,21 @@ def test_wrong_options_are_answered_with_2_before_tensorflow_is_imported(place, 
     save_folder(tmp_path / "mixed", shapes(3, 1))
     Image.new("RGB", (20, 16)).save(tmp_path / "mixed/odd.png")
     (tmp_path / "empty").mkdir()
-    model, data = ["--model", str(place / "models/fresh")], ["--data", str(place / "train")]
+    model, reals = ["--model", str(place / "models/fresh")], ["--data", str(place / "train")]
     cases = [
-        (data, "Say what to judge"),
+        (reals, "Say what to judge"),
         (model, "--data is needed"),
-        ([*model, "--images", str(place / "train"), *data], "exclude each other"),
-        ([*model, *data, "--features", "efficientnet"], "Did you mean 'efficientnet-lite0'?"),
-        (["--model", str(place / "models/frehs"), *data], "Did you mean"),
-        (["--model", str(place / "train"), *data], "No SavedModel"),
-        (["--images", str(tmp_path / "empty"), *data], "holds no image"),
-        (["--images", str(tmp_path / "mixed"), *data], "odd.png (20x16)"),
+        ([*model, "--images", str(place / "train"), *reals], "exclude each other"),
+        ([*model, *reals, "--features", "efficientnet"], "Did you mean 'efficientnet-lite0'?"),
+        (["--model", str(place / "models/frehs"), *reals], "Did you mean"),
+        (["--model", str(place / "train"), *reals], "No SavedModel"),
+        (["--images", str(tmp_path / "empty"), *reals], "holds no image"),
+        (["--images", str(tmp_path / "mixed"), *reals], "odd.png (20x16)"),
         ([*model, "--data", str(tmp_path / "nowhere")], "does not exist"),
-        ([*model, *data, "--count", "1"], "--count must be at least 2"),
-        ([*model, *data, "--weights", "nowhere.pth"], "--weights must be a file"),
-        ([*model, *data, "--run-dir", str(tmp_path)], "metrics.csv"),
-        ([*model, *data, "--size", "32"], "--size goes with"),
+        ([*model, *reals, "--count", "1"], "--count must be at least 2"),
+        ([*model, *reals, "--weights", "nowhere.pth"], "--weights must be a file"),
+        ([*model, *reals, "--run-dir", str(tmp_path)], "metrics.csv"),
+        ([*model, *reals, "--size", "32"], "--size goes with"),
     ]
     program = (
         "import json, sys\nfrom evaluation import report\n"
@@ -370,7 +430,12 @@ def test_wrong_options_are_answered_with_2_before_tensorflow_is_imported(place, 
         "    try:\n        report.main(case)\n    except SystemExit as stop:\n        print(stop.code, file=sys.stderr)\n"
         "print('tensorflow' in sys.modules, file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", program, json.dumps([case for case, _ in cases])], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps([case for case, _ in cases])],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     *lines, imported = done.stderr.splitlines()
     assert imported == "False"
     assert lines[1::2] == ["2"] * len(cases)

@@ -378,6 +378,8 @@ class Discriminator(keras.Model):
 
     def call(self, image, small_image, training=False, quadrant=None):
         x = self.stem(image, training=training)
+        if self.top == 64 and self.attention is not None:
+            x = self.attention(x)
         maps = {self.top: x}
         for side, block, excitation in zip(self.sides, self.blocks, self.excitations, strict=True):
             x = block(x, training=training)
