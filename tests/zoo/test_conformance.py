@@ -392,19 +392,24 @@ def test_a_discriminator_update_leaves_the_generator_and_the_reverse(name, varia
     def same(first, second):
         return [np.array_equal(one, two) for one, two in zip(first, second, strict=True)]
 
+    def moved_as_the_gradients_say(before, after, gradients):
+        # Behind a learned factor that starts at 0, such as an attention's, there is no gradient yet.
+        still = same(before, after)
+        return still == [not np.any(gradient) for gradient in gradients] and np.mean(still) < 0.5
+
     with eagerly():
         images = tf.constant(batch_at(model, 0)[:BATCH])
         generator, discriminator = weights(model.generator), weights(model.discriminator)
         gradients, _ = model.discriminator_gradients(images, tf.constant(0, tf.int64))
         model.d_optimizer.apply(gradients, model.discriminator.trainable_variables)
         assert all(same(generator, weights(model.generator)))
-        assert not any(same(discriminator, weights(model.discriminator)))
+        assert moved_as_the_gradients_say(discriminator, weights(model.discriminator), gradients)
 
         discriminator = weights(model.discriminator)
         gradients, _ = model.generator_gradients(BATCH)
         model.g_optimizer.apply(gradients, model.generator.trainable_variables)
         assert all(same(discriminator, weights(model.discriminator)))
-        assert not any(same(generator, weights(model.generator)))
+        assert moved_as_the_gradients_say(generator, weights(model.generator), gradients)
 
 
 @every_variant

@@ -276,7 +276,7 @@ class Generator(keras.Model):
         ]
         self.attention = SelfAttention(widths[64]) if attention else None
         self.small_side = small_side
-        self.to_small_image = _convolution(channels, 1)
+        self.to_small_image = None if attention else _convolution(channels, 1)  # that discriminator takes no small image
         self.to_image = _convolution(channels, 3)
         self.tanh = layers.Activation("tanh", dtype="float32")
 
@@ -290,9 +290,12 @@ class Generator(keras.Model):
             if side == 64 and self.attention is not None:
                 x = self.attention(x)
             maps[side] = x
-        small = self.tanh(self.to_small_image(maps[self.small_side]))
         image = self.tanh(self.to_image(x))
-        return (image, small) if return_small else image
+        if not return_small:
+            return image
+        if self.to_small_image is None:
+            return image, _resized(image, self.small_side)
+        return image, self.tanh(self.to_small_image(maps[self.small_side]))
 
 
 class DownBlock(keras.layers.Layer):
