@@ -82,13 +82,17 @@ def check(arguments):
     ):
         low, high = result["interval"]
         seen = f"{result['value']:.3f}, interval {low:.3f} to {high:.3f}"
-        rows.append((f"real held-out images: {label}", f"{expected:g} within the interval", seen, low <= expected <= high))
+        rows.append(
+            (f"real held-out images: {label}", f"{expected:g} within the interval", seen, low <= expected <= high)
+        )
 
     collapsed = np.repeat(train[:1], half, axis=0)
     coverage = evaluation.density_coverage(subset, collapsed).coverage
     rows.append(("one image repeated (collapse): coverage", "near 0", f"{coverage.value:.3f}", coverage.value < 0.05))
     coverage = evaluation.density_coverage(subset, a).coverage
-    rows.append(("real held-out images: coverage", "near its null, .97", f"{coverage.value:.3f}", coverage.value > 0.85))
+    rows.append(
+        ("real held-out images: coverage", "near its null, .97", f"{coverage.value:.3f}", coverage.value > 0.85)
+    )
     return rows
 
 

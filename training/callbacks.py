@@ -82,7 +82,7 @@ class MetricsLog(keras.callbacks.Callback):
         if self.started is None:  # the first step compiles: speeds are measured from its end
             self.started = self.marked = now
             self.start = self.mark = step
-            print(f"step {step}: the first step is done, XLA has compiled", file=sys.stderr, flush=True)
+            print("the first step is done: what it compiled is kept for the next ones", file=sys.stderr, flush=True)
         if self.bar is not None:
             self.bar.update(1)
             self.bar.set_postfix({name: f"{value:.3f}" for name, value in logs.items()}, refresh=False)

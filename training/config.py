@@ -114,7 +114,9 @@ def build_parser():
     where.add_argument("--name", help="name of the exported model; default ARCH-DATA-SIZE")
     where.add_argument("--run-dir", metavar="DIR", help="checkpoints, samples, metrics; default runs/NAME")
     where.add_argument("--export-dir", metavar="DIR", help="default saved_models")
-    where.add_argument("--export-every", type=int, metavar="N", help="also export every N steps; default only at the end")
+    where.add_argument(
+        "--export-every", type=int, metavar="N", help="also export every N steps; default only at the end"
+    )
     where.add_argument("--log-every", type=int, metavar="N", help="steps between log lines; default 50")
     where.add_argument("--sample-every", type=int, metavar="N", help="steps between sample grids; default 250")
     where.add_argument("--checkpoint-every", type=int, metavar="N", help="steps between checkpoints; default 250")
@@ -158,7 +160,9 @@ def resolve(arguments):
     data.parse_transform(options.get("transform", ""))
     name = options.get("name") or default_name(card.class_name.lower() if ":" in card.name else card.name, source, size)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ValueError(f"--name must be letters, digits, '.', '_' and '-', starting with a letter or digit. Received: {name!r}")
+        raise ValueError(
+            f"--name must be letters, digits, '.', '_' and '-', starting with a letter or digit. Received: {name!r}"
+        )
     return FitConfig(
         arch=card.name,
         image_shape=(size, size, channels),
@@ -237,7 +241,9 @@ def recipes_text():
         if experiment.reported:
             lines.append(f"    reported: {experiment.reported}")
         lines.append("")
-    return "\n".join(lines) + "Run one with: python -m training.fit --recipe NAME [--data YOUR_IMAGES] [any other option]"
+    return (
+        "\n".join(lines) + "Run one with: python -m training.fit --recipe NAME [--data YOUR_IMAGES] [any other option]"
+    )
 
 
 def command_options(options):

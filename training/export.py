@@ -17,6 +17,7 @@ import numpy as np
 
 from training.data import to_model_range, to_uint8
 
+STALE_SECONDS = 24 * 3600
 RANGES = {
     "z": "standard normal",
     "seed": "any int64; the same seed gives the same image",
@@ -86,8 +87,10 @@ def export(model, directory, name, *, record=None, reals=None, credit=None):
 
     root = Path(directory) / name
     root.mkdir(parents=True, exist_ok=True)
-    temporary = root / f".writing-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left in root.glob(".writing-*"):  # by a process that was killed
+        if time.time() - left.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = root / f".writing-{os.getpid()}-{time.time_ns()}"
     try:
         # Float32 throughout, whatever the precision of the training.
         with dtype_policy("float32"):

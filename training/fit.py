@@ -32,13 +32,30 @@ def main(argv=None):
     try:
         return run(settings, dry_run=arguments.dry_run)
     except KeyboardInterrupt:
-        print(f"Stopped at once. The same command goes on from the last checkpoint in {settings.run_dir}", file=sys.stderr)
+        print(
+            f"Stopped at once. The same command goes on from the last checkpoint in {settings.run_dir}", file=sys.stderr
+        )
         return 130
-    except (ValueError, ArithmeticError, OSError) as error:
-        if os.environ.get("ZOO_TRACEBACK"):
+    except Exception as error:
+        known = isinstance(error, (ValueError, ArithmeticError, OSError, MemoryError)) or _is_tensorflow_error(error)
+        if not known or os.environ.get("ZOO_TRACEBACK"):
             raise
-        print(f"training.fit: {error}", file=sys.stderr)
+        print(f"training.fit: {_explained(error, settings)}", file=sys.stderr)
         return 1
+
+
+def _is_tensorflow_error(error):
+    return any(kind.__name__ == "OpError" for kind in type(error).__mro__)
+
+
+def _explained(error, settings):
+    """Returns what to tell of an error; of one for want of memory, what batch size to try."""
+    if type(error).__name__ not in ("ResourceExhaustedError", "MemoryError"):
+        return str(error)
+    return (
+        f"Memory ran out at batch size {settings.batch_size}. Try --batch-size {max(1, settings.batch_size // 2)}, a "
+        f"smaller --size, or a narrower network (--set base_filters=...).\n{str(error).splitlines()[:1]}"
+    )
 
 
 def run(settings, dry_run=False):
@@ -57,6 +74,7 @@ def run(settings, dry_run=False):
         print(json.dumps(record, indent=2))
         return 0
     settings.run_dir.mkdir(parents=True, exist_ok=True)
+    _check_writable(settings.export_dir)
     _import_tensorflow()
     record = _precision_resolved(record)
     _agree(settings.run_dir, record)
@@ -75,16 +93,62 @@ def run(settings, dry_run=False):
     pictures.save_grid(samples / "reals.png", shown)
 
     stop = callbacks.StopOnSignal()
-    if int(model.step) < record["steps"]:
+    done = int(model.step)
+    if done > record["steps"]:
+        raise ValueError(
+            f"{settings.run_dir} has done {done:,} steps already: --steps must be at least that. Received: {record['steps']:,}"
+        )
+    if done < record["steps"]:
         train(model, settings, record, reals, held_out, stop)
     if stop.received is not None:
         print(f"Stopped and saved at step {int(model.step):,}. The same command goes on from there.", flush=True)
         return 128 + stop.received
     pictures.save_progress_strip(samples, settings.run_dir / "progress.png", settings.image_shape[0])
     pictures.save_loss_curves(settings.run_dir / "metrics.csv", settings.run_dir / "losses.png")
-    saved_model = export_model(model, settings, record, held_out)
+    saved_model = _exported_already(settings, record) if done == record["steps"] else None
+    if saved_model is None:
+        saved_model = export_model(model, settings, record, held_out)
+    else:
+        print(f"nothing was left to do; this step has been exported to {saved_model}", flush=True)
     print_result(settings, saved_model)
     return 0
+
+
+def _check_writable(directory):
+    """Raises `OSError`, before hours of training, where the export could not be written."""
+    directory.mkdir(parents=True, exist_ok=True)
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise OSError(f"--export-dir {directory} cannot be written to. Give another one.")
+
+
+def _exported_already(settings, record):
+    """Returns the newest version of the model if it is of this very run at its last step, else `None`."""
+    from training.export import versions
+
+    root = settings.export_dir / settings.name
+    for version in versions(root)[-1:]:
+        try:
+            card = json.loads((root / str(version) / "model.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        if card.get("step") == record["steps"] and card.get("training") == _training_record(record):
+            return root / str(version)
+    return None
+
+
+def _training_record(record):
+    kept = (
+        "data",
+        "data_fingerprint",
+        "num_images",
+        "class_names",
+        "batch_size",
+        "steps",
+        "seed",
+        "precision",
+        "recipe",
+    )
+    return {key: record[key] for key in kept}
 
 
 def _import_tensorflow():
@@ -137,7 +201,9 @@ def resolved(settings, reals):
         if field.name in IDENTITY or field.name in ("test_data", "name")
     }
     recipe = dataclasses.asdict(settings.recipe)
-    record["recipe"] = {key: recipe[key] for key in recipe if key not in ("sizes", "size", "hyperparameters", "steps", "epochs")}
+    record["recipe"] = {
+        key: recipe[key] for key in recipe if key not in ("sizes", "size", "hyperparameters", "steps", "epochs")
+    }
     recipe = dataclasses.replace(settings.recipe, batch_size=settings.batch_size)
     record["steps"] = settings.steps or recipe.generator_updates(len(reals))
     record["num_images"] = len(reals)
@@ -171,7 +237,9 @@ def _agree(run_dir, record):
             keys.remove("steps")  # a longer run of the same kind: its first part is the run so far
         different = [key for key in keys if flat_before.get(key) != flat_now.get(key)]
         if different:
-            table = "\n".join(f"  {key}: {flat_before.get(key)!r} there, {flat_now.get(key)!r} now" for key in different)
+            table = "\n".join(
+                f"  {key}: {flat_before.get(key)!r} there, {flat_now.get(key)!r} now" for key in different
+            )
             raise ValueError(
                 f"{run_dir} holds a run of another configuration:\n{table}\nGive the same options to go on with it, "
                 f"or another --run-dir (or --name) to start anew."
@@ -252,10 +320,8 @@ def export_model(model, settings, record, held_out):
     extras = {}
     if settings.data == "emoji" and held_out is not None:
         extras = {"reals": held_out.images[:NUM_HELD_OUT], "credit": data.EMOJI_CREDIT}
-    kept = ("data", "data_fingerprint", "num_images", "class_names", "batch_size", "steps", "seed", "precision", "recipe")
-    saved_model = export(
-        model, settings.export_dir, settings.name, record={"training": {key: record[key] for key in kept}}, **extras
-    )
+    facts = {"arch": settings.arch, "training": _training_record(record)}
+    saved_model = export(model, settings.export_dir, settings.name, record=facts, **extras)
     print(f"exported step {int(model.step):,} to {saved_model}", flush=True)
     return saved_model
 

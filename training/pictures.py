@@ -38,7 +38,11 @@ def grid(images, columns=8):
     rows = -(-count // columns)
     cells = np.full((rows * columns, height, width, channels), 255, np.uint8)
     cells[:count] = images
-    return cells.reshape(rows, columns, height, width, channels).swapaxes(1, 2).reshape(rows * height, columns * width, channels)
+    return (
+        cells.reshape(rows, columns, height, width, channels)
+        .swapaxes(1, 2)
+        .reshape(rows * height, columns * width, channels)
+    )
 
 
 def save_grid(path, images, columns=8):

@@ -91,7 +91,9 @@ class GAN(GenerativeModel):
         pairs = {"d_optimizer": self.d_optimizer, "g_optimizer": self.g_optimizer}
         return {name: optimizer for name, optimizer in pairs.items() if optimizer is not None}
 
-    def compile(self, d_optimizer=None, g_optimizer=None, *, recipe=None, steps=None, steps_per_epoch=None, jit_compile=True):
+    def compile(
+        self, d_optimizer=None, g_optimizer=None, *, recipe=None, steps=None, steps_per_epoch=None, jit_compile=True
+    ):
         """Configures the training; without arguments, as the recipe says.
 
         Args:

@@ -210,7 +210,7 @@ class GenerativeModel(keras.Model):
                 continue
             print_fn(f"\n{name}: {count_parameters(network):,} trainable parameters")
             rows = [
-                (layer.name, type(layer).__name__, count_parameters(layer))
+                (layer.name, type(layer).__name__, sum(int(np.prod(each.shape)) for each in layer._trainable_variables))
                 for layer in _leaves(network)
                 if not isinstance(layer, keras.layers.InputLayer)
             ]
@@ -234,8 +234,8 @@ def _inherited_defaults(cls):
 
 
 def _leaves(layer):
-    """Yields the layers below `layer` that hold no others, in the order in which they were made."""
-    if not layer._layers:
+    """Yields the layers below `layer` that hold no others, or weights of their own, in the order of their making."""
+    if not layer._layers or layer._trainable_variables:
         yield layer
     for child in layer._layers:
         yield from _leaves(child)

@@ -52,7 +52,9 @@ def _draw(function, shape, **kwargs):
             "A random draw was asked for outside a training step. Wrap the call in `zoo.randomness.scope(seed, "
             "step, purpose)`, or call the layer with `training=False`."
         )
-    seed = tf.random.experimental.stateless_fold_in(current.seed, tf.constant(current.num_draws, tf.int64), alg="philox")
+    seed = tf.random.experimental.stateless_fold_in(
+        current.seed, tf.constant(current.num_draws, tf.int64), alg="philox"
+    )
     current.num_draws += 1
     batch = shape[0]
     # The whole global batch is drawn and this replica's part of it taken: the draws of an image then do not depend

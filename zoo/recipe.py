@@ -86,9 +86,7 @@ def select_variant(architecture, recipes, variant, image_shape):
         )
     side, _, channels = image_shape
     if channels not in (1, 3, 4):
-        raise ValueError(
-            f"`image_shape` must have 1, 3 or 4 channels. Received: {channels} in {tuple(image_shape)}"
-        )
+        raise ValueError(f"`image_shape` must have 1, 3 or 4 channels. Received: {channels} in {tuple(image_shape)}")
     if variant is not None and variant not in recipes:
         raise ValueError(f"`variant` of {architecture} must be one of {', '.join(recipes)}. Received: {variant!r}")
     candidates = [variant] if variant is not None else list(recipes)
@@ -123,5 +121,7 @@ def parse_augment(policy):
     chosen = [name.strip() for name in policy.split(",") if name.strip() and name.strip() != "none"]
     for name in chosen:
         if name not in AUGMENTATIONS:
-            raise ValueError(f"`augment` takes {', '.join(AUGMENTATIONS)} (joined by commas) or none. Received: {name!r}")
+            raise ValueError(
+                f"`augment` takes {', '.join(AUGMENTATIONS)} (joined by commas) or none. Received: {name!r}"
+            )
     return chosen

@@ -44,7 +44,11 @@ class Parameter:
         Raises:
             ValueError: If it is not a value of the annotated type.
         """
-        return parse_value(self.name, self.annotation, text)
+        value = parse_value(self.name, self.annotation, text)
+        # What an architecture counts (filters, latents, discriminator steps) comes in ones and more.
+        if type(value) is int and value < 1 and self.name != "seed":
+            raise ValueError(f"`{self.name}` must be at least 1. Received: {text!r}")
+        return value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,9 +301,7 @@ def _base_node(node, classes):
 
 
 def _parameters(node, classes, path):
-    init = next(
-        (item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None
-    )
+    init = next((item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None)
     base, neighbours = _base_node(node, classes)
     inherited = _parameters(base, neighbours, path) if base is not None else {}
     if init is None:

@@ -93,14 +93,23 @@ WRONG = {
     "no steps": (["--steps", "0"], ["--steps must be at least 1", "Received: 0"]),
     "a negative batch size": (["--batch-size", "-4"], ["--batch-size must be at least 1", "Received: -4"]),
     "no workers": (["--workers", "0"], ["--workers must be at least 1", "Received: 0"]),
-    "checkpoints every 0 steps": (["--checkpoint-every", "0"], ["--checkpoint-every must be at least 1", "Received: 0"]),
+    "checkpoints every 0 steps": (
+        ["--checkpoint-every", "0"],
+        ["--checkpoint-every must be at least 1", "Received: 0"],
+    ),
     "exports every 0 steps": (["--export-every", "0"], ["--export-every must be at least 1", "Received: 0"]),
     "an unknown precision": (["--precision", "float16"], ["float16", "mixed_float16"]),
     "two channels": (["--channels", "2"], ["2", "1, 3, 4"]),
     "an unknown fit": (["--fit", "stretch"], ["stretch", "crop", "squash", "pad"]),
     "an unknown architecture": (["--arch", "sngna"], ["'sngna'", "Did you mean 'sngan'?", "dcgan"]),
-    "a file that is not there": (["--arch", "nowhere/mine.py:Mine"], ["nowhere/mine.py", "--arch path/to/file.py:Class"]),
-    "an unknown recipe": (["--recipe", "emoji-face-small"], ["'emoji-face-small'", "Did you mean 'emoji-faces-small'?"]),
+    "a file that is not there": (
+        ["--arch", "nowhere/mine.py:Mine"],
+        ["nowhere/mine.py", "--arch path/to/file.py:Class"],
+    ),
+    "an unknown recipe": (
+        ["--recipe", "emoji-face-small"],
+        ["'emoji-face-small'", "Did you mean 'emoji-faces-small'?"],
+    ),
     "an unknown argument": (["--set", "base_filter=4"], ["'base_filter'", "Did you mean 'base_filters'?"]),
     "an argument without a value": (["--set", "base_filters"], ["NAME=VALUE", "'base_filters'"]),
     "a word for a number": (["--set", "base_filters=wide"], ["`base_filters` must be a whole number", "'wide'"]),
@@ -113,7 +122,9 @@ WRONG = {
     "an unknown augmentation": (["--augment", "colour"], ["'colour'", "color, translation, cutout"]),
     "a side that cannot be": (["--arch", "dcgan", "--size", "48"], ["48", "32 and 64", "8, 16, 32, 64"]),
     "a side that the variant cannot have": (
-        ["--set", "variant=resnet", "--size", "40"], ["sngan (resnet)", "40", "32 and 48"]),  # fmt: skip
+        ["--set", "variant=resnet", "--size", "40"],
+        ["sngan (resnet)", "40", "32 and 48"],
+    ),  # fmt: skip
     "no side": (["--size", "0"], ["side 0", "16"]),
     "data that is not there": (["--data", "no/such/folder"], ["'no/such/folder' does not exist", "emoji", "tfds:NAME"]),
     "data with a slip of the pen": (["--data", "emojii"], ["'emojii' does not exist", "Did you mean 'emoji'?"]),
@@ -179,7 +190,7 @@ def test_every_recipe_resolves_to_what_it_says(tmp_path, monkeypatch, folder):
 
 def test_explicit_options_win_over_a_recipe_and_a_recipe_over_the_defaults():
     recipe = resolved("--recipe", "emoji-faces-small")
-    assert (recipe.batch_size, recipe.steps, recipe.hyperparameters["base_filters"]) == (32, 1500, 16)
+    assert (recipe.batch_size, recipe.steps, recipe.hyperparameters["base_filters"]) == (32, EXPERIMENTS["emoji-faces-small"].options["steps"], 16)
     words = ["--batch-size", 8, "--steps", 7, "--size", 16, "--classes", "Flags", "--augment", "none", "--set",
              "base_filters=4", "--set", "beta_1=0.1", "--seed", 5]  # fmt: skip
     settings = resolved("--recipe", "emoji-faces-small", *words)
@@ -191,7 +202,9 @@ def test_explicit_options_win_over_a_recipe_and_a_recipe_over_the_defaults():
     assert settings.recipe.beta_1 == 0.1
     assert settings.seed == settings.hyperparameters["seed"] == 5
     again = resolved("--recipe", "emoji-faces-small")
-    assert again.hyperparameters["base_filters"] == 16 and again.recipe == recipe.recipe, "the override changed the recipe"
+    assert again.hyperparameters["base_filters"] == 16 and again.recipe == recipe.recipe, (
+        "the override changed the recipe"
+    )
 
 
 def test_unset_options_come_from_the_recipe_of_the_variant():

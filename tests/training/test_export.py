@@ -100,7 +100,9 @@ def feeds_of(model):
 
 def samples_of(model):
     """What `model.sample` makes for SEEDS and TRUNCATIONS."""
-    return np.concatenate([model.sample(1, int(seed), float(factor)) for seed, factor in zip(SEEDS, TRUNCATIONS, strict=True)])
+    return np.concatenate(
+        [model.sample(1, int(seed), float(factor)) for seed, factor in zip(SEEDS, TRUNCATIONS, strict=True)]
+    )
 
 
 def assert_right(model, signature, feeds, outputs, rows=slice(None)):
@@ -116,7 +118,9 @@ def assert_right(model, signature, feeds, outputs, rows=slice(None)):
         assert_same_pictures(decoded(outputs["image_bytes"], model.image_shape), to_uint8(samples_of(model))[rows])
     elif signature == "discriminate":
         assert outputs["logits"].dtype == np.float32
-        np.testing.assert_allclose(outputs["logits"], model.discriminate(to_model_range(feeds["images"])), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            outputs["logits"], model.discriminate(to_model_range(feeds["images"])), rtol=1e-4, atol=1e-5
+        )
     else:
         raise AssertionError(f"no expectation for the signature {signature}")
 
@@ -138,7 +142,13 @@ def decoded(encoded, image_shape):
 
 def run_process(command, cwd, **environment):
     done = subprocess.run(
-        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, errors="replace", timeout=300
+        command,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=300,
     )
     assert done.returncode == 0, f"{command[0]} ended with {done.returncode}: {done.stderr[-3000:]}"
     return done.stdout
@@ -186,7 +196,13 @@ def reloaded(exported, cases, tmp_path_factory):
 
 def test_an_export_has_the_signatures_of_a_gan(exported):
     for _, directory in exported.values():
-        assert sorted(signature_defs(directory)) == ["discriminate", "latents", "sample", "sample_png", "serving_default"]
+        assert sorted(signature_defs(directory)) == [
+            "discriminate",
+            "latents",
+            "sample",
+            "sample_png",
+            "serving_default",
+        ]
 
 
 def test_every_input_and_output_has_an_open_batch_dimension_and_strings_end_in_bytes(exported):
@@ -275,10 +291,18 @@ def run_in_c(program, directory, signature, feeds, folder):
     command = [str(program), str(directory)]
     for name, value in feeds.items():
         (folder / name).write_bytes(value.tobytes())
-        command += ["in", definition.inputs[name].name, C_TYPES[value.dtype.name], str(folder / name), *map(str, value.shape)]
+        command += [
+            "in",
+            definition.inputs[name].name,
+            C_TYPES[value.dtype.name],
+            str(folder / name),
+            *map(str, value.shape),
+        ]
     for name, tensor in definition.outputs.items():
         command += ["out", tensor.name, str(folder / f"{name}.out")]
-    printed = {line.split()[0]: [int(word) for word in line.split()[1:]] for line in run_process(command, folder).splitlines()}
+    printed = {
+        line.split()[0]: [int(word) for word in line.split()[1:]] for line in run_process(command, folder).splitlines()
+    }
     outputs = {}
     for name, tensor in definition.outputs.items():
         code, *shape = printed[tensor.name]
@@ -321,7 +345,8 @@ def test_the_same_seed_gives_the_same_bytes_wherever_it_stands_in_the_batch(expo
     _, directory = exported["sngan"]
     signature = tf.saved_model.load(str(directory)).signatures["sample_png"]
     first, again = (
-        signature(seed=tf.constant([4, 9, 4], tf.int64), truncation=tf.ones([3]))["image_bytes"].numpy() for _ in range(2)
+        signature(seed=tf.constant([4, 9, 4], tf.int64), truncation=tf.ones([3]))["image_bytes"].numpy()
+        for _ in range(2)
     )
     assert list(first) == list(again)
     assert first[0] == first[2] != first[1]
@@ -364,7 +389,9 @@ def test_the_card_says_how_to_make_the_model_again_and_what_made_it(exported):
 
 def test_what_the_caller_records_and_real_images_with_their_credit_go_along(tmp_path, quick_archive):
     reals = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
-    directory = export(tiny("dcgan", 8), tmp_path, "m", record={"training": {"data": "x"}}, reals=reals, credit="Somebody")
+    directory = export(
+        tiny("dcgan", 8), tmp_path, "m", record={"training": {"data": "x"}}, reals=reals, credit="Somebody"
+    )
     assert json.loads((directory / "model.json").read_text())["training"] == {"data": "x"}
     with np.load(directory / "assets.extra" / "reals.npz", allow_pickle=False) as file:
         np.testing.assert_array_equal(file["images"], reals)
@@ -510,7 +537,9 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(tmp_path, quick_archive, 
             (Path(args[1]) / "half").write_text("half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(*((QuickArchive, "write_out", fail) if where == "write_out" else (exporting, "model_card", fail)))
+    monkeypatch.setattr(
+        *((QuickArchive, "write_out", fail) if where == "write_out" else (exporting, "model_card", fail))
+    )
     with pytest.raises(OSError, match="No space left"):
         export(model, tmp_path, "m")
     assert sorted(tmp_path.rglob("*")) == before

@@ -189,7 +189,10 @@ def test_tensorboard_gets_the_scalars_and_the_grids(emoji):
 
     (path,) = (emoji[0] / "run" / "tensorboard").iterdir()
     found = {(value.tag, event.step) for event in EventFileLoader(str(path)).Load() for value in event.summary.value}
-    assert {(name, step) for name in ("d_loss", "g_loss") for step in (2, 4, 6)} | {("samples", 3), ("samples", 6)} <= found
+    assert {(name, step) for name in ("d_loss", "g_loss") for step in (2, 4, 6)} | {
+        ("samples", 3),
+        ("samples", 6),
+    } <= found
     assert not {tag for tag, _ in found} & {"learning_rate", "loss"}
 
 
@@ -218,13 +221,17 @@ def test_the_command_that_is_proposed_at_the_end_can_be_given(emoji):
     # As the program reads it: literals only, no NumPy expressions.
     values = saved_model_cli.preprocess_input_exprs_arg_string(options["--input_exprs"])
     signature = tf.saved_model.load(options["--dir"]).signatures[options["--signature_def"]]
-    feeds = {name: tf.constant(value, signature.structured_input_signature[1][name].dtype) for name, value in values.items()}
+    feeds = {
+        name: tf.constant(value, signature.structured_input_signature[1][name].dtype) for name, value in values.items()
+    }
     assert signature(**feeds)["images"].shape == (1, 16, 16, 3)
 
 
 def test_an_export_trained_on_emoji_carries_100_images_that_the_training_never_saw_and_their_credit(emoji):
     for version in ("1", "2"):
-        with np.load(emoji[0] / "exports" / "mine" / version / "assets.extra" / "reals.npz", allow_pickle=False) as file:
+        with np.load(
+            emoji[0] / "exports" / "mine" / version / "assets.extra" / "reals.npz", allow_pickle=False
+        ) as file:
             images, credit = file["images"], str(file["credit"])
         assert images.shape == (100, 16, 16, 3) and images.dtype == np.uint8
         assert "Twemoji" in credit and "CC-BY 4.0" in credit
@@ -337,7 +344,10 @@ def test_a_set_of_tensorflow_datasets_in_a_local_folder_trains(tmp_path, monkeyp
             VERSION = tfds.core.Version("1.0.0")
 
             def _info(self):
-                features = {"image": tfds.features.Image(shape=(20, 20, 3)), "label": tfds.features.ClassLabel(names=["a", "b"])}
+                features = {
+                    "image": tfds.features.Image(shape=(20, 20, 3)),
+                    "label": tfds.features.ClassLabel(names=["a", "b"]),
+                }
                 return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
             def _split_generators(self, dl_manager):
@@ -363,15 +373,31 @@ def test_a_set_of_tensorflow_datasets_in_a_local_folder_trains(tmp_path, monkeyp
 def test_a_users_architecture_trains_loads_and_exports_like_one_of_the_zoo(two_classes, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(MINE)
-    words = ["--arch", f"{path}:OneDenseLayer", "--size", 8, "--batch-size", 2, "--steps", 2, "--no-jit", "--set", "width=5"]
-    status, _, errors = run(*words, "--data", two_classes, "--run-dir", tmp_path / "run", "--export-dir", tmp_path / "exports")
+    words = [
+        "--arch",
+        f"{path}:OneDenseLayer",
+        "--size",
+        8,
+        "--batch-size",
+        2,
+        "--steps",
+        2,
+        "--no-jit",
+        "--set",
+        "width=5",
+    ]
+    status, _, errors = run(
+        *words, "--data", two_classes, "--run-dir", tmp_path / "run", "--export-dir", tmp_path / "exports"
+    )
     assert status == 0, errors
     model = zoo.load(tmp_path / "run")
     assert type(model).__name__ == "OneDenseLayer" and model.width == 5 and int(model.step) == 2
     name = f"onedenselayer-{two_classes.name}-8"
     card = json.loads((tmp_path / "exports" / name / "1" / "model.json").read_text())
     assert card["hyperparameters"]["width"] == 5 and card["image_shape"] == [8, 8, 3]
-    assert not (tmp_path / "exports" / name / "1" / "assets.extra" / "reals.npz").exists(), "one's own images were copied"
+    assert not (tmp_path / "exports" / name / "1" / "assets.extra" / "reals.npz").exists(), (
+        "one's own images were copied"
+    )
 
 
 @pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 4])

@@ -21,7 +21,18 @@ from zoo import checkpoint
 
 REPOSITORY = Path(__file__).parents[2]
 STEPS, LONGER = 60, 80
-OPTIONS = ["--size", "16", "--set", "base_filters=4", "--batch-size", "4", "--log-every", "10", "--sample-every", "1000"]
+OPTIONS = [
+    "--size",
+    "16",
+    "--set",
+    "base_filters=4",
+    "--batch-size",
+    "4",
+    "--log-every",
+    "10",
+    "--sample-every",
+    "1000",
+]
 
 # An architecture of a user whose generator's weights or loss can be made to break at a step.
 BREAKS = '''
@@ -249,7 +260,9 @@ def test_the_names_in_a_checkpoint_do_not_depend_on_what_else_the_process_has_bu
     assert any("momentum" in key for key in written_here)
 
 
-def test_a_truncated_newest_checkpoint_gives_way_to_the_one_before_and_the_run_ends_the_same(tmp_path, straight, capsys):
+def test_a_truncated_newest_checkpoint_gives_way_to_the_one_before_and_the_run_ends_the_same(
+    tmp_path, straight, capsys
+):
     run_dir = tmp_path / "run"
     shutil.copytree(straight, run_dir)
     last = checkpoint.paths(run_dir / "checkpoints")[-1]

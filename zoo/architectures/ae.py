@@ -36,7 +36,9 @@ class AE(Autoencoder):
     def __init__(self, image_shape, **model_options):
         super().__init__(image_shape, **model_options)
         d = self.latent_dim
-        self.code_mean = self.add_weight(name="code_mean", shape=(d,), initializer="zeros", trainable=False, dtype="float32")
+        self.code_mean = self.add_weight(
+            name="code_mean", shape=(d,), initializer="zeros", trainable=False, dtype="float32"
+        )
         self.code_moment = self.add_weight(
             name="code_moment", shape=(d, d), initializer="identity", trainable=False, dtype="float32"
         )

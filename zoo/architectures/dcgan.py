@@ -170,9 +170,7 @@ class TorchDiscriminator(keras.Model):
 
 
 def _torch_block(convolution, filters, strides, padding, activation, batch_norm=True):
-    block = [
-        convolution(filters, 4, strides=strides, padding=padding, use_bias=False, kernel_initializer=_normal())
-    ]
+    block = [convolution(filters, 4, strides=strides, padding=padding, use_bias=False, kernel_initializer=_normal())]
     if batch_norm:
         gamma = keras.initializers.RandomNormal(1.0, 0.02)
         block.append(layers.BatchNormalization(momentum=0.9, epsilon=1e-5, gamma_initializer=gamma))

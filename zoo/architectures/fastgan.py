@@ -93,7 +93,9 @@ class FastGAN(GAN):
         return network
 
     def build_discriminator(self):
-        network = Discriminator(self.image_shape, self.small_side, self.base_filters, self.variant, name="discriminator")
+        network = Discriminator(
+            self.image_shape, self.small_side, self.base_filters, self.variant, name="discriminator"
+        )
         images = (tf.zeros([1, *shape]) for shape in self.discriminator_inputs)
         network(*images, quadrant=tf.zeros([1], tf.int32))
         return network
@@ -271,12 +273,12 @@ class Generator(keras.Model):
         self.sides = [key for key in widths if key > 4]
         self.blocks = [UpBlock(widths[key], noisy=key in NOISY and not attention) for key in self.sides]
         activation = _leaky(0.1) if attention else layers.Activation("silu")
-        self.excitations = [
-            Excitation(widths[key], activation) if key in EXCITED else None for key in self.sides
-        ]
+        self.excitations = [Excitation(widths[key], activation) if key in EXCITED else None for key in self.sides]
         self.attention = SelfAttention(widths[64]) if attention else None
         self.small_side = small_side
-        self.to_small_image = None if attention else _convolution(channels, 1)  # that discriminator takes no small image
+        self.to_small_image = (
+            None if attention else _convolution(channels, 1)
+        )  # that discriminator takes no small image
         self.to_image = _convolution(channels, 3)
         self.tanh = layers.Activation("tanh", dtype="float32")
 
@@ -359,7 +361,9 @@ class Discriminator(keras.Model):
         self.sides = [key for key in (128, 64, 32, 16, 8) if key < top]
         self.blocks = [DownBlock(width(key)) for key in self.sides]
         self.excitations = [
-            Excitation(width(key), layers.Activation("silu")) if not attention and GATED.get(key, 1 << 30) <= top else None
+            Excitation(width(key), layers.Activation("silu"))
+            if not attention and GATED.get(key, 1 << 30) <= top
+            else None
             for key in self.sides
         ]
         self.attention = SelfAttention(width(64)) if attention else None
