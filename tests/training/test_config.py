@@ -190,7 +190,11 @@ def test_every_recipe_resolves_to_what_it_says(tmp_path, monkeypatch, folder):
 
 def test_explicit_options_win_over_a_recipe_and_a_recipe_over_the_defaults():
     recipe = resolved("--recipe", "emoji-faces-small")
-    assert (recipe.batch_size, recipe.steps, recipe.hyperparameters["base_filters"]) == (32, EXPERIMENTS["emoji-faces-small"].options["steps"], 16)
+    assert (recipe.batch_size, recipe.steps, recipe.hyperparameters["base_filters"]) == (
+        32,
+        EXPERIMENTS["emoji-faces-small"].options["steps"],
+        16,
+    )
     words = ["--batch-size", 8, "--steps", 7, "--size", 16, "--classes", "Flags", "--augment", "none", "--set",
              "base_filters=4", "--set", "beta_1=0.1", "--seed", 5]  # fmt: skip
     settings = resolved("--recipe", "emoji-faces-small", *words)

@@ -43,7 +43,9 @@ def values(model):
 
 
 def same(first, second):
-    return len(first) == len(second) and all(one.tobytes() == two.tobytes() for one, two in zip(first, second, strict=True))
+    return len(first) == len(second) and all(
+        one.tobytes() == two.tobytes() for one, two in zip(first, second, strict=True)
+    )
 
 
 def save_at(model, step, directory):
@@ -145,10 +147,15 @@ DAMAGE = {
     "a byte short": lambda data: data[:-1],
     "zeros": lambda data: bytes(len(data)),
     "the middle zeroed": lambda data: data[: len(data) // 3] + bytes(len(data) // 3) + data[2 * (len(data) // 3) :],
-    "a bit flipped": lambda data: data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 16]) + data[len(data) // 2 + 1 :],
+    "a bit flipped": lambda data: (
+        data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 16]) + data[len(data) // 2 + 1 :]
+    ),
     "an array in place of an archive": lambda data: npy(np.ones(3)),
     "a pickle": lambda data: pickle.dumps([1, 2]),
-    "an encrypted archive": lambda data: data.replace(b"PK\x01\x02" + data[data.index(b"PK\x01\x02") + 4 :][:4] + b"\0", b"PK\x01\x02" + data[data.index(b"PK\x01\x02") + 4 :][:4] + b"\1"),
+    "an encrypted archive": lambda data: data.replace(
+        b"PK\x01\x02" + data[data.index(b"PK\x01\x02") + 4 :][:4] + b"\0",
+        b"PK\x01\x02" + data[data.index(b"PK\x01\x02") + 4 :][:4] + b"\1",
+    ),
     "another dtype in a header": lambda data: data.replace(b"'<f4'", b"'<f2'"),
 }
 
@@ -187,7 +194,11 @@ def test_all_damaged_is_an_error_that_leaves_the_model_as_it_was(model, other, t
 
 
 def test_no_single_flipped_bit_alters_what_is_read(tmp_path):
-    arrays = {"step": np.int64(3), "network/0000/kernel": np.arange(6, dtype=np.float32), "network/0001/bias": np.ones(2, np.float32)}
+    arrays = {
+        "step": np.int64(3),
+        "network/0000/kernel": np.arange(6, dtype=np.float32),
+        "network/0001/bias": np.ones(2, np.float32),
+    }
     path = tmp_path / "step_00000001.npz"
     np.savez(path, **arrays)
     data = path.read_bytes()
@@ -308,7 +319,13 @@ def test_a_run_that_cannot_be_loaded_says_why(model, tmp_path):
         zoo.load(tmp_path)
     with pytest.raises(ValueError, match="holds no run"):
         zoo.load(tmp_path / "missing")
-    for text in ("{", "[]", "null", json.dumps({"arch": "dcgan"}), json.dumps({"arch": "dcgan", "image_shape": 3, "hyperparameters": {}})):
+    for text in (
+        "{",
+        "[]",
+        "null",
+        json.dumps({"arch": "dcgan"}),
+        json.dumps({"arch": "dcgan", "image_shape": 3, "hyperparameters": {}}),
+    ):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(ValueError, match="config.json.* cannot be read"):
             zoo.load(tmp_path)

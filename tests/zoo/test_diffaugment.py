@@ -34,7 +34,11 @@ def test_color_is_brightness_then_saturation_then_contrast(channels):
 
     def draws():
         shape = [BATCH, 1, 1, 1]
-        return randomness.uniform(shape, -0.5, 0.5), randomness.uniform(shape, 0.0, 2.0), randomness.uniform(shape, 0.5, 1.5)
+        return (
+            randomness.uniform(shape, -0.5, 0.5),
+            randomness.uniform(shape, 0.0, 2.0),
+            randomness.uniform(shape, 0.5, 1.5),
+        )
 
     brightness, saturation, contrast = (draw.numpy().astype(np.float64) for draw in within(draws))
     expected = images + brightness

@@ -15,7 +15,12 @@ from zoo.layers import Dropout, SpectralConv2D, SpectralConv2DTranspose, Spectra
 
 # Layer, its arguments, input shape, and how its kernel becomes the matrix [inputs, outputs].
 LAYERS = {
-    "conv": (SpectralConv2D, {"filters": 5, "kernel_size": 3, "padding": "same"}, (2, 6, 6, 4), lambda k: k.reshape(-1, 5)),
+    "conv": (
+        SpectralConv2D,
+        {"filters": 5, "kernel_size": 3, "padding": "same"},
+        (2, 6, 6, 4),
+        lambda k: k.reshape(-1, 5),
+    ),
     "transpose": (
         SpectralConv2DTranspose,
         {"filters": 5, "kernel_size": 4, "strides": 2, "padding": "same"},
@@ -43,7 +48,11 @@ def built(kind, seed=0, **kwargs):
 
 def plain_twin(layer, shape, kernel):
     """Keras' own layer, without spectral norm, with the given kernel and the bias of `layer`."""
-    twin_class = {SpectralConv2D: keras.layers.Conv2D, SpectralConv2DTranspose: keras.layers.Conv2DTranspose, SpectralDense: keras.layers.Dense}
+    twin_class = {
+        SpectralConv2D: keras.layers.Conv2D,
+        SpectralConv2DTranspose: keras.layers.Conv2DTranspose,
+        SpectralDense: keras.layers.Dense,
+    }
     twin = twin_class[type(layer)].from_config(layer.get_config())
     twin.build(shape)
     twin.set_weights([kernel, array(layer.bias)])
@@ -113,7 +122,9 @@ def test_one_power_iteration_moves_the_vectors_once_and_never_the_kernel(kind):
     layer.power_iteration()
     assert not np.array_equal(u, array(layer.u)) and not np.array_equal(v, array(layer.v))
     np.testing.assert_array_equal(kernel, array(layer._kernel))
-    assert np.isclose(np.linalg.norm(array(layer.u)), 1, atol=1e-5) and np.isclose(np.linalg.norm(array(layer.v)), 1, atol=1e-5)
+    assert np.isclose(np.linalg.norm(array(layer.u)), 1, atol=1e-5) and np.isclose(
+        np.linalg.norm(array(layer.v)), 1, atol=1e-5
+    )
 
 
 @every_layer
@@ -143,7 +154,9 @@ def test_the_gradient_flows_through_sigma_as_finite_differences_say(kind):
     for _ in range(8):
         direction = generator.normal(size=kernel.shape)
         difference = (function(kernel + 1e-6 * direction) - function(kernel - 1e-6 * direction)) / 2e-6
-        np.testing.assert_allclose(np.sum(gradient * direction), difference, rtol=2e-3, atol=1e-3 * np.abs(linear).sum() / sigma / 100)
+        np.testing.assert_allclose(
+            np.sum(gradient * direction), difference, rtol=2e-3, atol=1e-3 * np.abs(linear).sum() / sigma / 100
+        )
     # W / sigma(W) does not change along W itself.
     scale = np.linalg.norm(gradient) * np.linalg.norm(kernel)
     assert abs(np.sum(gradient * kernel)) < 1e-4 * scale

@@ -27,8 +27,14 @@ def sigmoid(x):
 
 # name: (discriminator's loss, generator's loss), straight from the papers' formulae.
 CLOSED_FORMS = {
-    "non_saturating": (-np.mean(np.log(sigmoid(REAL))) - np.mean(np.log(1 - sigmoid(FAKE))), -np.mean(np.log(sigmoid(FAKE)))),
-    "minimax": (-np.mean(np.log(sigmoid(REAL))) - np.mean(np.log(1 - sigmoid(FAKE))), np.mean(np.log(1 - sigmoid(FAKE)))),
+    "non_saturating": (
+        -np.mean(np.log(sigmoid(REAL))) - np.mean(np.log(1 - sigmoid(FAKE))),
+        -np.mean(np.log(sigmoid(FAKE))),
+    ),
+    "minimax": (
+        -np.mean(np.log(sigmoid(REAL))) - np.mean(np.log(1 - sigmoid(FAKE))),
+        np.mean(np.log(1 - sigmoid(FAKE))),
+    ),
     "hinge": (np.mean(np.maximum(0, 1 - REAL)) + np.mean(np.maximum(0, 1 + FAKE)), -np.mean(FAKE)),
     "least_squares": (0.5 * np.mean((REAL - 1) ** 2) + 0.5 * np.mean(FAKE**2), 0.5 * np.mean((FAKE - 1) ** 2)),
     "wasserstein": (np.mean(FAKE) - np.mean(REAL), -np.mean(FAKE)),
@@ -47,7 +53,10 @@ def test_losses_equal_their_closed_forms(name):
     expected_discriminator, expected_generator = CLOSED_FORMS[name]
     for shape in ([4], [2, 2]):  # one logit an image, or several
         real, fake = tf.reshape(logits(REAL), shape), tf.reshape(logits(FAKE), shape)
-        for loss, expected in ((discriminator_loss(real, fake), expected_discriminator), (generator_loss(fake), expected_generator)):
+        for loss, expected in (
+            (discriminator_loss(real, fake), expected_discriminator),
+            (generator_loss(fake), expected_generator),
+        ):
             assert loss.shape == () and loss.dtype == tf.float32
             np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
@@ -91,7 +100,9 @@ def test_the_discriminator_pushes_real_up_and_fake_down_and_the_generator_fake_u
 def test_losses_are_means_so_that_the_batch_size_does_not_scale_them(name):
     discriminator_loss, generator_loss = ADVERSARIAL[name]
     real, fake = logits(REAL), logits(FAKE)
-    np.testing.assert_allclose(discriminator_loss(tf.tile(real, [3]), tf.tile(fake, [5])), discriminator_loss(real, fake), rtol=1e-6)
+    np.testing.assert_allclose(
+        discriminator_loss(tf.tile(real, [3]), tf.tile(fake, [5])), discriminator_loss(real, fake), rtol=1e-6
+    )
     np.testing.assert_allclose(generator_loss(tf.tile(fake, [5])), generator_loss(fake), rtol=1e-6)
 
 

@@ -35,7 +35,18 @@ def test_the_same_arguments_give_the_same_bytes_whatever_was_drawn_before(draw):
 
 @every_draw
 def test_another_seed_step_or_purpose_gives_other_numbers(draw):
-    variants = [(1, 2, 3), (0, 2, 3), (1, 0, 3), (1, 2, 0), (2, 1, 3), (3, 2, 1), (1, 3, 2), (2**40, 2, 3), (1, 2**40, 3), (-1, 2, 3)]
+    variants = [
+        (1, 2, 3),
+        (0, 2, 3),
+        (1, 0, 3),
+        (1, 2, 0),
+        (2, 1, 3),
+        (3, 2, 1),
+        (1, 3, 2),
+        (2**40, 2, 3),
+        (1, 2**40, 3),
+        (-1, 2, 3),
+    ]
     results = [drawn(draw, *variant).tobytes() for variant in variants]
     assert len(set(results)) == len(results)
 
@@ -52,10 +63,13 @@ def test_the_slices_of_replicas_make_up_the_whole(draw):
     whole = drawn(draw, batch=12)
     for num_replicas in (2, 3, 4):
         batch = 12 // num_replicas
-        parts = [drawn(draw, batch=batch, replica=replica, num_replicas=num_replicas) for replica in range(num_replicas)]
+        parts = [
+            drawn(draw, batch=batch, replica=replica, num_replicas=num_replicas) for replica in range(num_replicas)
+        ]
         assert np.concatenate(parts).tobytes() == whole.tobytes()
         tensors = [
-            drawn(draw, batch=batch, replica=tf.constant(replica), num_replicas=num_replicas) for replica in range(num_replicas)
+            drawn(draw, batch=batch, replica=tf.constant(replica), num_replicas=num_replicas)
+            for replica in range(num_replicas)
         ]
         assert np.concatenate(tensors).tobytes() == whole.tobytes()
 

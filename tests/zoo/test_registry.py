@@ -22,7 +22,9 @@ NAMES = zoo.names()
 
 
 def in_a_fresh_process(code, *arguments):
-    result = subprocess.run([sys.executable, "-W", "error", "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -140,7 +142,9 @@ def test_what_is_read_from_the_source_is_what_the_class_has(name):
     assert card.summary == inspect.getdoc(cls).splitlines()[0]
     assert dict(card.recipes) == cls.recipes
     seen = {}
-    for base in reversed([base for base in cls.__mro__ if base.__module__.startswith("zoo.") and "__init__" in vars(base)]):
+    for base in reversed(
+        [base for base in cls.__mro__ if base.__module__.startswith("zoo.") and "__init__" in vars(base)]
+    ):
         for parameter in list(inspect.signature(base.__init__).parameters.values())[2:]:
             if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
                 seen[parameter.name] = parameter
@@ -185,7 +189,14 @@ def test_settings_are_split_and_typed():
         zoo.describe("sngan"),
         ["base_filters=32", "dropout=1e-1", "head_pooling=flatten", " loss = hinge ", "variant=none", "g_learning_rate=1e-4", "learning_rate_decay=linear", "augment=color,cutout"],
     )  # fmt: skip
-    assert arguments == {"base_filters": 32, "dropout": 0.1, "head_pooling": "flatten", "loss": "hinge", "variant": None, "augment": "color,cutout"}
+    assert arguments == {
+        "base_filters": 32,
+        "dropout": 0.1,
+        "head_pooling": "flatten",
+        "loss": "hinge",
+        "variant": None,
+        "augment": "color,cutout",
+    }
     assert type(arguments["base_filters"]) is int
     assert fields == {"g_learning_rate": 1e-4, "learning_rate_decay": "linear"}
 
@@ -241,7 +252,12 @@ def test_a_side_that_cannot_be_names_the_nearest_two(name, side, arguments, mess
 
 @pytest.mark.parametrize(
     ("image_shape", "message"),
-    [((32, 64, 3), "images here are square"), ((32, 32), "images here are square"), ((32, 32, 2), "1, 3 or 4 channels"), ((32, 32, 0), "1, 3 or 4")],
+    [
+        ((32, 64, 3), "images here are square"),
+        ((32, 32), "images here are square"),
+        ((32, 32, 2), "1, 3 or 4 channels"),
+        ((32, 32, 0), "1, 3 or 4"),
+    ],
 )
 def test_a_shape_that_is_no_image_is_refused(image_shape, message):
     with pytest.raises(ValueError, match=message):
@@ -311,7 +327,9 @@ def test_a_users_model_comes_back_from_a_keras_file(user_file, tmp_path):
 
 
 def test_a_users_class_may_settle_an_inherited_argument_itself(user_file):
-    settled = USER_FILE.replace("super().__init__(image_shape, **gan_options)", 'super().__init__(image_shape, augment="color", **gan_options)')
+    settled = USER_FILE.replace(
+        "super().__init__(image_shape, **gan_options)", 'super().__init__(image_shape, augment="color", **gan_options)'
+    )
     model = zoo.create(f"{user_file(settled)}:Mine", (4, 4, 3), width=2)
     assert model.augment_policy == ["color"]
     assert type(model).from_config(model.get_config()).augment_policy == ["color"]
