@@ -116,9 +116,9 @@ def run(settings, dry_run=False):
 
 def _check_writable(directory):
     """Raises `OSError`, before hours of training, where the export could not be written."""
-    directory.mkdir(parents=True, exist_ok=True)
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise OSError(f"--export-dir {directory} cannot be written to. Give another one.")
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        raise OSError(f"--export-dir {directory} cannot be written to: look at {existing}, or give another one.")
 
 
 def _exported_already(settings, record):
