@@ -100,11 +100,12 @@ class GAN(GenerativeModel):
             d_optimizer: Optimizer of the discriminator.
             g_optimizer: Optimizer of the generator.
             recipe: `Recipe` to take the optimizers' settings from, in place of the variant's own.
-            steps: Generator updates in all, where the learning rate decays linearly.
+            steps: Generator updates in all, where the learning rate decays linearly; the recipe's, if not given.
             steps_per_epoch: Generator updates a pass over the data, where it decays exponentially.
             jit_compile: Whether XLA compiles the two loss-and-gradient functions.
         """
         recipe = recipe or self.recipe
+        steps = steps or recipe.steps
         k = self.discriminator_steps
         if d_optimizer is None:
             d_optimizer = make_optimizer(
