@@ -54,7 +54,7 @@ def _explained(error, settings):
         return str(error)
     return (
         f"Memory ran out at batch size {settings.batch_size}. Try --batch-size {max(1, settings.batch_size // 2)}, a "
-        f"smaller --size, or a narrower network (--set base_filters=...).\n{str(error).splitlines()[:1]}"
+        f"smaller --size, or a narrower network (--set base_filters=...).\n{str(error).partition(chr(10))[0]}"
     )
 
 
@@ -137,18 +137,8 @@ def _exported_already(settings, record):
 
 
 def _training_record(record):
-    kept = (
-        "data",
-        "data_fingerprint",
-        "num_images",
-        "class_names",
-        "batch_size",
-        "steps",
-        "seed",
-        "precision",
-        "recipe",
-    )
-    return {key: record[key] for key in kept}
+    """Returns what `model.json` keeps of `config.json`: all that decides what the run computes."""
+    return {key: record[key] for key in (*IDENTITY, "num_images", "class_names")}
 
 
 def _import_tensorflow():
