@@ -113,7 +113,7 @@ class ExportedModel:
         import tensorflow as tf
 
         arguments = self._sample.structured_input_signature[1]
-        unknown = sorted(set(arguments) - {"seed", "truncation", "labels"})
+        unknown = sorted(set(arguments) - {"seed", "truncation", "label"})
         if unknown:
             raise ValueError(
                 f"The signature `sample` of {self.directory} wants {', '.join(unknown)}, which is not known here."
@@ -127,7 +127,7 @@ class ExportedModel:
                 given = {
                     "seed": seeds,
                     "truncation": np.ones(len(seeds)),
-                    "labels": np.zeros(len(seeds)) if labels is None else labels[start:stop],
+                    "label": np.zeros(len(seeds)) if labels is None else labels[start:stop],
                 }
                 inputs = {key: tf.constant(given[key], spec.dtype) for key, spec in arguments.items()}
                 parts.append(as_saved(self._output(self._sample(**inputs)).numpy(), f"The model at {self.directory}"))

@@ -18,7 +18,8 @@ from training import pictures
 from training.data import to_uint8
 from zoo import checkpoint
 
-SAMPLE_SEED, NUM_SAMPLES = 0, 64
+SAMPLE_SEED, NUM_SAMPLES, NUM_COLUMNS = 0, 64, 8
+MOST_CLASSES = 16  # rows of a conditional model's grid
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -157,7 +158,15 @@ class SampleGrids(keras.callbacks.Callback):
 
     def draw(self):
         path = self.directory / f"step_{int(self.model.step):08d}.png"
-        pictures.save_grid(path, to_uint8(self.model.sample(NUM_SAMPLES, SAMPLE_SEED)))
+        pictures.save_grid(path, to_uint8(samples(self.model)))
+
+
+def samples(model):
+    """Returns what the grids show: the images of the first seeds; of a conditional model 8 a class, a class a row."""
+    if model.num_classes is None:
+        return model.sample(NUM_SAMPLES, SAMPLE_SEED)
+    rows = min(model.num_classes, MOST_CLASSES)
+    return np.concatenate([model.sample(NUM_COLUMNS, SAMPLE_SEED, labels=label) for label in range(rows)])
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -259,7 +268,7 @@ class TensorBoardLog(keras.callbacks.Callback):
                 for name, value in logs.items():
                     tf.summary.scalar(name, value)
             if step % self.sample_every == 0:
-                images = to_uint8(self.model.sample(NUM_SAMPLES, SAMPLE_SEED))
+                images = to_uint8(samples(self.model))
                 tf.summary.image("samples", pictures.grid(images)[None])
 
     def on_train_end(self, logs=None):

@@ -18,6 +18,8 @@ EPILOG = """examples:
   python -m training.fit --arch sngan --data photos/        your own folder of pictures, SN-GAN at its paper's width
   python -m training.fit --arch dcgan --data set.zip --size 64 --steps 5000
   python -m training.fit --arch sngan --set base_filters=16 --set loss=hinge --augment color,translation
+  python -m training.fit --arch sngan --data photos/ --conditional      one folder a class, and the class can be asked for
+  python -m training.fit --arch sngan --data 300_pictures/ --init-from runs/sngan-photos-32
   python -m training.fit --arch my_models/mine.py:Mine      an architecture of your own
   python -m training.fit --arch sngan --dry-run             what would be done, and nothing else
 
@@ -50,6 +52,9 @@ class FitConfig:
     fit: str
     strict: bool
     transform: str
+    conditional: bool
+    per_class: bool
+    init_from: str | None
     batch_size: int
     seed: int
     precision: str
@@ -83,6 +88,12 @@ def build_parser():
     what.add_argument("--arch", metavar="NAME", help="architecture (--list), or path/to/file.py:Class; default sngan")
     what.add_argument("--set", metavar="NAME=VALUE", action="append", dest="settings",
                       help="argument of the architecture, or learning-rate setting; repeatable (--list shows them)")  # fmt: skip
+    what.add_argument("--conditional", action="store_true", default=None,
+                      help="one model of all classes, told each image's label (its folder)")  # fmt: skip
+    what.add_argument("--per-class", action="store_true", default=None,
+                      help="a model for each class in turn, exported as NAME-CLASS")  # fmt: skip
+    what.add_argument("--init-from", metavar="RUN",
+                      help="start from the weights of another run's directory: those that fit; the others are listed")  # fmt: skip
     what.add_argument("--augment", metavar="POLICY",
                       help="DiffAugment on what the discriminator sees: color,translation,cutout or none")  # fmt: skip
 
@@ -138,7 +149,8 @@ def resolve(arguments):
         options = preset | options
     card = describe(options.get("arch", "sngan"))
     hyperparameters, fields = parse_settings(card, options.get("settings", []))
-    _refuse(hyperparameters, {"seed": "--seed", "augment": "--augment"})
+    _refuse(hyperparameters, {"seed": "--seed", "augment": "--augment", "num_classes": "--conditional, not"})
+    _check_labels(card, options)
     seed = options.get("seed", 0)
     if "seed" in card.parameters:
         hyperparameters["seed"] = seed
@@ -150,6 +162,11 @@ def resolve(arguments):
     size, channels = _size(card, options, hyperparameters), options.get("channels", 3)
     recipe, hyperparameters = card.select((size, size, channels), hyperparameters)
     recipe = dataclasses.replace(recipe, **fields)
+    if options.get("init_from") is not None and not (Path(options["init_from"]) / "config.json").is_file():
+        raise ValueError(
+            f"--init-from takes the directory of a run (with config.json and checkpoints/). Received: "
+            f"{options['init_from']!r}, which holds no config.json"
+        )
     for option, least in {"steps": 1, "batch_size": 1, "workers": 1, "export_every": 1, "log_every": 1,
                           "sample_every": 1, "checkpoint_every": 1}.items():  # fmt: skip
         if option in options and options[option] < least:
@@ -176,6 +193,9 @@ def resolve(arguments):
         fit=options.get("fit", "crop"),
         strict=options.get("strict", False),
         transform=options.get("transform", ""),
+        conditional=options.get("conditional", False),
+        per_class=options.get("per_class", False),
+        init_from=options.get("init_from"),
         batch_size=options.get("batch_size", recipe.batch_size),
         seed=seed,
         precision=options.get("precision", "auto"),
@@ -189,6 +209,17 @@ def resolve(arguments):
         checkpoint_every=options.get("checkpoint_every", 250),
         workers=options.get("workers"),
     )
+
+
+def _check_labels(card, options):
+    """Raises `ValueError` where `--conditional` or `--per-class` cannot be had."""
+    if options.get("conditional") and options.get("per_class"):
+        raise ValueError("--conditional (one model of all classes) and --per-class (one each) exclude each other")
+    if options.get("conditional") and "num_classes" not in card.parameters:
+        able = [name for name in names() if "num_classes" in describe(name).parameters]
+        raise ValueError(
+            f"--conditional is for {', '.join(able)}: {card.name} takes no labels. Use --per-class, or one of those."
+        )
 
 
 def _refuse(hyperparameters, options):
@@ -210,7 +241,12 @@ def _size(card, options, hyperparameters):
 def default_name(arch, source, size):
     """Returns a name such as `sngan-emoji-32` for the run of an architecture on a data source."""
     stem = source.removeprefix("tfds:") if source.startswith("tfds:") else Path(source).resolve().stem
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{arch}-{stem}-{size}").strip("-.")
+    return slug(f"{arch}-{stem}-{size}")
+
+
+def slug(text):
+    """Returns a text as a part of a file's or a model's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "unnamed"
 
 
 def list_text():
@@ -226,7 +262,7 @@ def list_text():
                 f"{recipe.g_learning_rate:g} / {recipe.d_learning_rate:g}  [{recipe.source}]"
             )
         lines.append("    --set " + ", ".join(f"{key}={value.default}" for key, value in card.parameters.items()
-                                              if key not in ("seed", "augment")))  # fmt: skip
+                                              if key not in ("seed", "augment", "num_classes")))  # fmt: skip
         lines.append("")
     lines.append("For any of them: --set g_learning_rate, d_learning_rate, beta_1, beta_2, learning_rate_decay ...")
     return "\n".join(lines)

@@ -25,33 +25,53 @@ RANGES = {
     "images": {"float32": "[-1, 1]", "uint8": "0 to 255"},
     "logits": "above 0: taken for real",
     "image_bytes": "a PNG file",
+    "label": "0 to one less than the number of class_names in model.json",
 }
 
 
 def signatures(model):
-    """Returns `{name: (function, input signature)}` of the endpoints of a model; all arguments have a batch axis."""
+    """Returns `{name: (function, input signature)}` of the endpoints of a model; all arguments have a batch axis.
+
+    Those of a conditional model that make or judge images take a `label` as well.
+    """
     import tensorflow as tf
 
     z = tf.TensorSpec([None, model.latent_dim], tf.float32, name="z")
     seed = tf.TensorSpec([None], tf.int64, name="seed")
     truncation = tf.TensorSpec([None], tf.float32, name="truncation")
     images = tf.TensorSpec([None, *model.image_shape], tf.uint8, name="images")
+    label = [] if model.num_classes is None else [tf.TensorSpec([None], tf.int64, name="label")]
 
-    def sample(seed, truncation):
-        return to_uint8(model.generate(model.latents(seed, truncation)))
+    def checked(label):
+        """Returns the keyword arguments of the model for the label of each image, if it takes one."""
+        if label is None:
+            return {}
+        message = f"label must be from 0 to {model.num_classes - 1}"
+        tf.debugging.assert_non_negative(label, message)
+        tf.debugging.assert_less(label, tf.constant(model.num_classes, tf.int64), message)
+        return {"labels": label}
 
-    def sample_png(seed, truncation):
-        encoded = tf.map_fn(tf.io.encode_png, sample(seed, truncation), fn_output_signature=tf.string)
-        return {"image_bytes": encoded}
+    def generate(z, label=None):
+        return {"images": model.generate(z, **checked(label))}
+
+    def sample(seed, truncation, label=None):
+        return {"images": to_uint8(model.generate(model.latents(seed, truncation), **checked(label)))}
+
+    def sample_png(seed, truncation, label=None):
+        images = sample(seed, truncation, label)["images"]
+        return {"image_bytes": tf.map_fn(tf.io.encode_png, images, fn_output_signature=tf.string)}
+
+    def discriminate(images, label=None):
+        return {"logits": model.discriminate(to_model_range(images), **checked(label))}
 
     endpoints = {
-        "serving_default": (lambda z: {"images": model.generate(z)}, [z]),
+        "serving_default": (generate, [z, *label]),
         "latents": (lambda seed: {"z": model.latents(seed)}, [seed]),
-        "sample": (lambda seed, truncation: {"images": sample(seed, truncation)}, [seed, truncation]),
-        "sample_png": (sample_png, [seed, truncation]),
+        "sample": (sample, [seed, truncation, *label]),
+        "sample_png": (sample_png, [seed, truncation, *label]),
     }
     if hasattr(model, "discriminate"):
-        endpoints["discriminate"] = (lambda images: {"logits": model.discriminate(to_model_range(images))}, [images])
+        endpoints["discriminate"] = (discriminate, [images, *label])
     if hasattr(model, "encode"):
         endpoints["encode"] = (lambda images: {"z": model.encode(to_model_range(images))}, [images])
         endpoints["decode"] = endpoints["serving_default"]
@@ -62,13 +82,14 @@ def signatures(model):
     return endpoints
 
 
-def export(model, directory, name, *, record=None, reals=None, credit=None):
+def export(model, directory, name, *, class_names=(), record=None, reals=None, credit=None):
     """Writes a model as the next version of `directory/name`.
 
     Args:
         model: A trained `GenerativeModel`.
         directory: Where SavedModels lie, such as `saved_models`.
         name: Name of the model.
+        class_names: Names of the classes of a conditional model.
         record: Dict put into `model.json` (data fingerprint, configuration ...).
         reals: uint8 `[n, height, width, channels]`, real images that the training did not see, for
             `assets.extra/reals.npz`.
@@ -102,9 +123,10 @@ def export(model, directory, name, *, record=None, reals=None, credit=None):
             ):
                 target.assign(source)
             archive = keras.export.ExportArchive()
-            # Not the model itself: it would bring the networks that only training needs.
-            for network in copy.inference_networks.values():
-                archive.track(network)
+            # Not the model or the networks themselves: they would bring what only training needs, and a signature of
+            # Keras' own, which a network that takes labels cannot have.
+            for network_name, network in copy.inference_networks.items():
+                archive.add_variable_collection(network_name, network.variables)
             archive.add_variable_collection("own", copy.own_variables)
             described = {}
             for endpoint, (function, signature) in signatures(copy).items():
@@ -114,7 +136,7 @@ def export(model, directory, name, *, record=None, reals=None, credit=None):
         if reals is not None:
             (temporary / "assets.extra").mkdir(exist_ok=True)
             np.savez_compressed(temporary / "assets.extra" / "reals.npz", images=reals, credit=np.array(credit or ""))
-        card = model_card(model, described) | (record or {})
+        card = model_card(model, described, class_names) | (record or {})
         (temporary / "model.json").write_text(json.dumps(card, indent=2), encoding="utf-8")
         return _publish(temporary, root)
     finally:
@@ -160,12 +182,13 @@ def _describe_tensor(name, tensor):
     return {"dtype": tensor.dtype.name, "shape": tensor.shape.as_list(), "range": values}
 
 
-def model_card(model, described):
-    """Returns what `model.json` says of a model: architecture, arguments, steps, versions, signatures."""
+def model_card(model, described, class_names=()):
+    """Returns what `model.json` says of a model: architecture, arguments, classes, steps, versions, signatures."""
     return {
         "arch": model.architecture,
         "variant": model.variant,
         "image_shape": list(model.image_shape),
+        "class_names": list(class_names),
         "hyperparameters": {key: value for key, value in model.get_config().items() if key != "image_shape"},
         "step": int(model.step),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -13,7 +13,7 @@ from training import config, data, pictures
 # Settings that a resumed run must share with what is on disk; the rest may differ from start to start.
 IDENTITY = (
     "arch", "image_shape", "hyperparameters", "recipe", "steps", "batch_size", "seed", "precision", "data",
-    "data_fingerprint", "classes", "label_depth", "fit", "transform", "jit",
+    "data_fingerprint", "classes", "label_depth", "fit", "transform", "conditional", "init_from", "jit",
 )  # fmt: skip
 NUM_HELD_OUT = 100
 
@@ -30,7 +30,8 @@ def main(argv=None):
     except ValueError as error:
         parser.exit(2, f"training.fit: {error}\n")
     try:
-        return run(settings, dry_run=arguments.dry_run)
+        start = run_per_class if settings.per_class else run
+        return start(settings, dry_run=arguments.dry_run)
     except KeyboardInterrupt:
         print(
             f"Stopped at once. The same command goes on from the last checkpoint in {settings.run_dir}", file=sys.stderr
@@ -58,6 +59,49 @@ def _explained(error, settings):
     )
 
 
+def run_per_class(settings, dry_run=False):
+    """Trains one model a class, in turn, each in `RUN_DIR/CLASS`, exported as `NAME-CLASS`; what is done is passed over.
+
+    Returns:
+        The exit status: 0, or that of the first run that did not reach its end.
+
+    Raises:
+        ValueError: If the images have no labels, or as `run`.
+    """
+    class_names = settings.classes or _labelled(load_images(settings)[0], settings).class_names
+    slugs = [config.slug(name) for name in class_names]
+    if len(set(slugs)) < len(slugs):
+        raise ValueError(
+            f"--per-class needs classes that differ in letters and digits. Received: {', '.join(class_names)}"
+        )
+    for number, (name, slug) in enumerate(zip(class_names, slugs, strict=True), 1):
+        print(f"class {number} of {len(class_names)}: {name}", flush=True)
+        one = dataclasses.replace(
+            settings, classes=(name,), name=f"{settings.name}-{slug}", run_dir=settings.run_dir / slug, per_class=False
+        )
+        status = run(one, dry_run=dry_run)
+        if status:
+            return status
+        if "keras" in sys.modules:
+            sys.modules["keras"].backend.clear_session()
+    return 0
+
+
+def _labelled(images, settings):
+    """Returns `images` if they have at least two classes.
+
+    Raises:
+        ValueError: If they have not.
+    """
+    if len(images.class_names) < 2:
+        option = "--conditional" if settings.conditional else "--per-class"
+        raise ValueError(
+            f"{option} needs images of two classes or more, one folder a class (--label-depth says which folder names "
+            f"it). Received: {', '.join(images.class_names) or 'no labels'} in {settings.data}"
+        )
+    return images
+
+
 def run(settings, dry_run=False):
     """Trains as `settings` (a `FitConfig`) say, from the newest checkpoint of the run directory where there is one.
 
@@ -69,6 +113,11 @@ def run(settings, dry_run=False):
         ArithmeticError: If a loss is no longer finite.
     """
     reals, held_out = load_images(settings)
+    if settings.conditional:
+        num_classes = len(_labelled(reals, settings).class_names)
+        settings = dataclasses.replace(
+            settings, hyperparameters=settings.hyperparameters | {"num_classes": num_classes}
+        )
     record = resolved(settings, reals)
     if dry_run:
         print(json.dumps(record, indent=2))
@@ -76,7 +125,8 @@ def run(settings, dry_run=False):
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     _check_writable(settings.export_dir)
     _import_tensorflow()
-    record = _precision_resolved(record)
+    record = _resolved_here(record)
+    settings = dataclasses.replace(settings, hyperparameters=record["hyperparameters"])
     _agree(settings.run_dir, record)
 
     print(f"{len(reals):,} images of {reals.images.shape[1:]}; run directory {settings.run_dir}", flush=True)
@@ -88,9 +138,10 @@ def run(settings, dry_run=False):
     restored = checkpoint.restore_newest(model, settings.run_dir / "checkpoints")
     if restored is not None:
         print(f"going on from step {int(model.step):,} ({restored})", flush=True)
+    elif settings.init_from is not None:
+        _start_from(model, settings.init_from)
     samples = settings.run_dir / "samples"
-    shown = reals.images[:: max(1, len(reals) // callbacks.NUM_SAMPLES)][: callbacks.NUM_SAMPLES]
-    pictures.save_grid(samples / "reals.png", shown)
+    pictures.save_grid(samples / "reals.png", shown_reals(reals))
 
     stop = callbacks.StopOnSignal()
     done = int(model.step)
@@ -202,7 +253,20 @@ def resolved(settings, reals):
     return json.loads(json.dumps(record))
 
 
-def _precision_resolved(record):
+def _start_from(model, run_dir):
+    from zoo import transfer
+
+    taken, left = transfer.start_from(model, run_dir)
+    print(f"starting from {run_dir}: {len(taken)} of {len(taken) + len(left)} variables taken", flush=True)
+    for key in left:
+        print(f"  not taken: {key}", flush=True)
+
+
+def _resolved_here(record):
+    """Returns the record with what depends on the machine: the precision, and hyperparameters that ask for weights."""
+    from zoo.registry import get_class
+
+    hyperparameters = get_class(record["arch"]).resolve_hyperparameters(record["hyperparameters"])
     precision = record["precision"]
     if precision == "auto":
         import tensorflow as tf
@@ -210,7 +274,7 @@ def _precision_resolved(record):
         details = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
         tensor_cores = details and all(each.get("compute_capability", (0,))[0] >= 7 for each in details)
         precision = "mixed_float16" if tensor_cores else "float32"
-    return record | {"precision": precision}
+    return record | {"precision": precision, "hyperparameters": hyperparameters}
 
 
 def _agree(run_dir, record):
@@ -268,20 +332,34 @@ def make_model(settings, record, num_images):
     return model
 
 
+def shown_reals(reals, count=64):
+    """Returns some of the images, evenly spread over the set: uint8 `[at most count, height, width, channels]`."""
+    return reals.images[:: max(1, len(reals) // count)][:count]
+
+
 def train(model, settings, record, reals, held_out, stop):
     """Runs `model.fit` from the model's step to the last one, with everything that is written on the way."""
-    from training import callbacks
+    from training import callbacks, health
 
     step, steps = int(model.step), record["steps"]
     images_per_step = record["batch_size"] * getattr(model, "discriminator_steps", 1)
     dataset = data.batches(
-        reals, images_per_step, seed=settings.seed, start_step=step, stop_step=steps, transform=settings.transform
+        reals,
+        images_per_step,
+        seed=settings.seed,
+        start_step=step,
+        stop_step=steps,
+        transform=settings.transform,
+        with_labels=settings.conditional,
     )
     checkpoints = settings.run_dir / "checkpoints"
     log = callbacks.MetricsLog(settings.run_dir / "metrics.csv", steps, images_per_step, settings.log_every)
     each = [
         stop,
         callbacks.FiniteLosses(checkpoints),  # before all that writes
+        health.Health(
+            data.to_model_range(shown_reals(reals)), lambda: callbacks.samples(model), settings.sample_every
+        ),  # before the log
         log,
         callbacks.SampleGrids(settings.run_dir / "samples", settings.sample_every),
         callbacks.Checkpoints(checkpoints, settings.checkpoint_every),
@@ -311,7 +389,8 @@ def export_model(model, settings, record, held_out):
     if settings.data == "emoji" and held_out is not None:
         extras = {"reals": held_out.images[:NUM_HELD_OUT], "credit": data.EMOJI_CREDIT}
     facts = {"arch": settings.arch, "training": _training_record(record)}
-    saved_model = export(model, settings.export_dir, settings.name, record=facts, **extras)
+    class_names = record["class_names"] if settings.conditional else ()
+    saved_model = export(model, settings.export_dir, settings.name, class_names=class_names, record=facts, **extras)
     print(f"exported step {int(model.step):,} to {saved_model}", flush=True)
     return saved_model
 
@@ -328,7 +407,7 @@ def print_result(settings, saved_model):
 
 Try next:
   saved_model_cli run --dir {saved_model} --tag_set serve --signature_def sample \\
-      --input_exprs 'seed=[7];truncation=[1.0]'
+      --input_exprs 'seed=[7];truncation=[1.0]{";label=[0]" if settings.conditional else ""}'
   python -m training.fit --arch sngan --data YOUR_FOLDER     your own pictures
   python -m training.fit --list                              the other architectures"""
     )

@@ -6,6 +6,7 @@ from keras import layers
 
 from zoo import randomness
 from zoo.generative import GenerativeModel, make_optimizer, scaled
+from zoo.layers import Dropout, Stack, batch_norm
 
 _TRAINING = 0  # purpose of the training step's draws
 
@@ -166,20 +167,28 @@ class Encoder(keras.Model):
 
 
 class Decoder(keras.Model):
-    """A dense layer to a map of a 32nd of the side, five transposed convolutions 3x3, a convolution to the image."""
+    """A dense layer to a map of a 32nd of the side, five transposed convolutions 3x3, a convolution to the image.
 
-    def __init__(self, image_shape, base_filters, **kwargs):
+    A GAN may use it for its generator, with classes and dropout.
+    """
+
+    def __init__(self, image_shape, base_filters, num_classes=None, dropout=0.0, **kwargs):
         super().__init__(**kwargs)
         side, _, channels = image_shape
         start = (side // 32, side // 32, 16 * base_filters)
         self.start = keras.Sequential([layers.Dense(start[0] * start[1] * start[2]), layers.Reshape(start)])
-        self.blocks = keras.Sequential()
+        rows = []
         for width in (8, 4, 2, 1, 1):
-            self.blocks.add(layers.Conv2DTranspose(width * base_filters, 3, strides=2, padding="same"))
-            self.blocks.add(layers.BatchNormalization(momentum=0.9, epsilon=1e-5))
-            self.blocks.add(layers.LeakyReLU(negative_slope=0.01))
+            rows += [
+                layers.Conv2DTranspose(width * base_filters, 3, strides=2, padding="same"),
+                batch_norm(num_classes, momentum=0.9, epsilon=1e-5),
+                layers.LeakyReLU(negative_slope=0.01),
+                Dropout(dropout),
+            ]
+        self.blocks = Stack(rows)
         self.to_image = layers.Conv2D(channels, 3, padding="same")
         self.tanh = layers.Activation("tanh", dtype="float32")
 
-    def call(self, z, training=False):
-        return self.tanh(self.to_image(self.blocks(self.start(z), training=training)))
+    def call(self, z, labels=None, training=False):
+        x = self.blocks(self.start(z), labels=labels, training=training)
+        return self.tanh(self.to_image(x))

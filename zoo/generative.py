@@ -44,6 +44,7 @@ class GenerativeModel(keras.Model):
     """
 
     architecture = None  # set by `register`
+    num_classes = None  # of a conditional model
     recipes = {"default": Recipe(source="none stated")}
 
     def __new__(cls, *args, **kwargs):
@@ -88,10 +89,39 @@ class GenerativeModel(keras.Model):
         """Returns `value`, or, where it is `None`, what the variant's recipe sets for the argument `name`."""
         return self.recipe.hyperparameters.get(name) if value is None else value
 
+    @classmethod
+    def resolve_hyperparameters(cls, hyperparameters):
+        """Returns constructor arguments with those replaced that depend on what is installed, such as weights."""
+        return hyperparameters
+
+    def label_arguments(self, labels):
+        """Returns the keyword arguments that a network takes for `labels`: none, where the model is not conditional.
+
+        Raises:
+            ValueError: If labels are missing, or given to a model that takes none.
+        """
+        if (labels is None) != (self.num_classes is None):
+            raise ValueError(
+                "This model is not conditional: it takes no labels."
+                if self.num_classes is None
+                else f"This model is conditional: `labels` must be given, integers from 0 to {self.num_classes - 1}."
+            )
+        return {} if labels is None else {"labels": labels}
+
+    def example_labels(self):
+        """Returns labels of one image, or `None` where the model is not conditional."""
+        return None if self.num_classes is None else tf.zeros([1], tf.int64)
+
     def _build_network(self, build, *inputs):
         """Calls `build()` and then the network once, on zeros, so that its variables exist."""
         network = build()
-        network(*(tf.zeros([1, *shape]) for shape in inputs), training=False)
+        if self.num_classes is not None and "labels" not in inspect.signature(network.call).parameters:
+            raise ValueError(
+                f"{type(self).__name__} cannot be conditional: the call of its {network.name} takes no `labels`. "
+                "Write it as call(self, z, labels=None, training=False)."
+            )
+        examples = (tf.zeros([1, *shape]) for shape in inputs)
+        network(*examples, training=False, **self.label_arguments(self.example_labels()))
         return network
 
     def _track_average(self, network, build, *inputs):
@@ -148,24 +178,27 @@ class GenerativeModel(keras.Model):
         z = randomness.latents(seeds, self.latent_dim)
         return z if truncation is None else z * truncation[:, None]
 
-    def generate(self, z):
+    def generate(self, z, labels=None):
         """Turns latents into images with the averaged weights.
 
         Args:
             z: float32 `[n, latent_dim]`.
+            labels: Integers `[n]`, of a conditional model.
 
         Returns:
             float32 `[n, height, width, channels]` in [-1, 1].
         """
         raise NotImplementedError
 
-    def sample(self, count, seed=0, truncation=1.0):
+    def sample(self, count, seed=0, labels=None, truncation=1.0):
         """Draws images with the averaged weights, one seed an image.
 
         Args:
             count: Number of images; they have the seeds `seed`, `seed + 1` ... so a longer sample begins with the
                 shorter one.
             seed: First seed.
+            labels: Of a conditional model: the class of each image, integers `[count]`, or of all, an integer. `None`
+                goes round the classes: that of seed s is s modulo `num_classes`.
             truncation: Factor on the latents; below 1 trades variety for typical images.
 
         Returns:
@@ -173,21 +206,47 @@ class GenerativeModel(keras.Model):
         """
         if count < 0:
             raise ValueError(f"`count` must be 0 or more. Received: {count}")
+        labels = self._labels_of(seed + np.arange(count, dtype=np.int64), labels)
         if self._sample_function is None:
+            signature = [tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.float32)]
+            if labels is not None:
+                signature.append(tf.TensorSpec([None], tf.int64))
             self._sample_function = tf.function(
-                lambda seeds, truncation: self.generate(self.latents(seeds, truncation)),
-                input_signature=[tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.float32)],
+                lambda seeds, truncation, labels=None: self.generate(
+                    self.latents(seeds, truncation), **self.label_arguments(labels)
+                ),
+                input_signature=signature,
             )
         images = np.empty((count, *self.image_shape), np.float32)
         for start in range(0, count, SAMPLE_BATCH):
             seeds = np.arange(seed + start, seed + min(start + SAMPLE_BATCH, count), dtype=np.int64)
-            images[start : start + len(seeds)] = self._sample_function(
-                seeds, np.full(len(seeds), truncation, np.float32)
-            )
+            arguments = [seeds, np.full(len(seeds), truncation, np.float32)]
+            if labels is not None:
+                arguments.append(labels[start : start + len(seeds)])
+            images[start : start + len(seeds)] = self._sample_function(*arguments)
         return images
 
-    def call(self, z, training=False):
-        return self.generate(z)
+    def _labels_of(self, seeds, labels):
+        """Returns the label of each seed, checked; `None` where the model is not conditional."""
+        if labels is None and self.num_classes is not None:
+            return seeds % self.num_classes
+        self.label_arguments(labels)
+        if labels is None:
+            return None
+        labels = np.asarray(labels)
+        if not np.issubdtype(labels.dtype, np.integer) or labels.shape not in ((), seeds.shape):
+            raise ValueError(
+                f"`labels` must be one integer, or one for each of the {len(seeds)} images. Received: {labels.dtype} of "
+                f"shape {labels.shape}"
+            )
+        if labels.size and not 0 <= labels.min() <= labels.max() < self.num_classes:
+            raise ValueError(
+                f"`labels` must be from 0 to {self.num_classes - 1}. Received: {labels.min()} to {labels.max()}"
+            )
+        return np.broadcast_to(labels, seeds.shape).astype(np.int64)
+
+    def call(self, z, labels=None, training=False):
+        return self.generate(z, **self.label_arguments(labels))
 
     def get_config(self):
         return {**self._arguments, "image_shape": list(self.image_shape)}

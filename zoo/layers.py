@@ -91,6 +91,96 @@ class SpectralDense(_SpectralNormalization, keras.layers.Dense):
     """Dense layer whose kernel is divided by its spectral norm; arguments and shapes of `keras.layers.Dense`."""
 
 
+@keras.saving.register_keras_serializable(package="zoo")
+class ConditionalBatchNormalization(keras.layers.BatchNormalization):
+    """Batch norm with a scale and an offset for each class (Dumoulin et al. 2017, eq. 3).
+
+    Args:
+        num_classes: Number of classes.
+        gamma_initializer: Of the scales.
+
+    Input shape: `[batch, ..., channels]`, and labels, integers `[batch]`.
+    """
+
+    def __init__(self, num_classes, gamma_initializer="ones", **kwargs):
+        super().__init__(center=False, scale=False, **kwargs)
+        self.num_classes = num_classes
+        self.class_gamma_initializer = keras.initializers.get(gamma_initializer)
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        shape = (self.num_classes, input_shape[-1])
+        self.class_gamma = self.add_weight(name="class_gamma", shape=shape, initializer=self.class_gamma_initializer)
+        self.class_beta = self.add_weight(name="class_beta", shape=shape, initializer="zeros")
+
+    def call(self, x, labels, training=None):
+        x = super().call(x, training=training)
+        # A product, not a gather, whose gradient would be sparse.
+        chosen = ops.one_hot(labels, self.num_classes, dtype=x.dtype)
+        shape = (-1, *[1] * (len(x.shape) - 2), x.shape[-1])
+        gamma = ops.reshape(ops.matmul(chosen, ops.cast(self.class_gamma, x.dtype)), shape)
+        return x * gamma + ops.reshape(ops.matmul(chosen, ops.cast(self.class_beta, x.dtype)), shape)
+
+    def get_config(self):
+        config = super().get_config()
+        del config["center"], config["scale"]
+        gamma_initializer = keras.initializers.serialize(self.class_gamma_initializer)
+        return {**config, "num_classes": self.num_classes, "gamma_initializer": gamma_initializer}
+
+
+def batch_norm(num_classes=None, **arguments):
+    """Returns a batch norm, conditional on the class where there are classes."""
+    if num_classes is None:
+        return keras.layers.BatchNormalization(**arguments)
+    return ConditionalBatchNormalization(num_classes, **arguments)
+
+
+class Stack(keras.layers.Layer):
+    """Layers in a row, like `keras.Sequential`, that hands the labels to those that take them."""
+
+    def __init__(self, rows, **kwargs):
+        super().__init__(**kwargs)
+        self.rows = list(rows)
+
+    def call(self, x, labels=None, training=False):
+        for layer in self.rows:
+            takes_labels = isinstance(layer, ConditionalBatchNormalization)
+            x = layer(x, labels=labels) if takes_labels else layer(x)
+        return x
+
+
+class LabelProjection(keras.layers.Layer):
+    """The inner product of features and an embedding of the label (Miyato and Koyama 2018, eq. 3), for a logit.
+
+    Args:
+        num_classes: Number of classes.
+        spectral_norm: Whether the embedding has spectral norm.
+
+    Input shape: features `[batch, channels]` or `[batch, height, width, channels]` (averaged over places), and labels,
+        integers `[batch]`.
+    Output shape: `[batch]`, float32.
+
+    Reference:
+        https://arxiv.org/abs/1802.05637
+    """
+
+    def __init__(self, num_classes, spectral_norm=True, **kwargs):
+        super().__init__(dtype="float32", **kwargs)
+        self.num_classes = num_classes
+        self.spectral_norm = spectral_norm
+
+    def build(self, input_shape):
+        kind = SpectralDense if self.spectral_norm else keras.layers.Dense
+        self.embedding = kind(input_shape[-1], use_bias=False, dtype="float32")
+        self.embedding.build((None, self.num_classes))
+
+    def call(self, features, labels):
+        if len(features.shape) == 4:
+            features = ops.mean(features, axis=(1, 2))
+        embedded = self.embedding(ops.one_hot(labels, self.num_classes, dtype="float32"))
+        return ops.sum(features * embedded, axis=-1)
+
+
 def spectral_layers(model):
     """Returns the layers of `model`, at any depth, that carry a spectral norm."""
     return [layer for layer in model._flatten_layers() if isinstance(layer, _SpectralNormalization)]

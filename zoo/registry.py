@@ -45,8 +45,8 @@ class Parameter:
             ValueError: If it is not a value of the annotated type.
         """
         value = parse_value(self.name, self.annotation, text)
-        # What an architecture counts (filters, latents, discriminator steps) comes in ones and more.
-        if type(value) is int and value < 1 and self.name != "seed":
+        # What an architecture counts (filters, latents, discriminator steps) comes in ones and more, or is off.
+        if type(value) is int and value < 1 and value != self.default and self.name != "seed":
             raise ValueError(f"`{self.name}` must be at least 1. Received: {text!r}")
         return value
 

@@ -22,7 +22,7 @@ from zoo.layers import spectral_layers
 from zoo.registry import get_class
 
 # Values of constructor arguments that make a model small, for those architectures that have them.
-TINY = {"base_filters": 4, "latent_dim": 8, "discriminator_steps": 1}
+TINY = {"base_filters": 4, "latent_dim": 8, "discriminator_steps": 1, "reconstruction": "multiscale_l1"}
 BATCH = 4
 VARIANTS = [(name, variant) for name in zoo.names() for variant in zoo.describe(name).recipes]
 

@@ -49,7 +49,7 @@ def logits(values):
 
 @every_loss
 def test_losses_equal_their_closed_forms(name):
-    discriminator_loss, generator_loss = ADVERSARIAL[name]
+    discriminator_loss, generator_loss = ADVERSARIAL[name].discriminator, ADVERSARIAL[name].generator
     expected_discriminator, expected_generator = CLOSED_FORMS[name]
     for shape in ([4], [2, 2]):  # one logit an image, or several
         real, fake = tf.reshape(logits(REAL), shape), tf.reshape(logits(FAKE), shape)
@@ -63,7 +63,7 @@ def test_losses_equal_their_closed_forms(name):
 
 @every_loss
 def test_losses_and_gradients_are_finite_at_extreme_logits(name):
-    discriminator_loss, generator_loss = ADVERSARIAL[name]
+    discriminator_loss, generator_loss = ADVERSARIAL[name].discriminator, ADVERSARIAL[name].generator
     real, fake = logits([-1e4, 1e4, 0.0]), logits([1e4, -1e4, 0.0])
     with tf.GradientTape(persistent=True) as tape:
         tape.watch([real, fake])
@@ -78,7 +78,7 @@ def test_losses_and_gradients_are_finite_at_extreme_logits(name):
 def test_the_cross_entropy_still_pushes_where_the_sigmoid_has_saturated(name):
     if name not in ("non_saturating", "minimax"):
         pytest.skip("no sigmoid")
-    discriminator_loss, generator_loss = ADVERSARIAL[name]
+    discriminator_loss, generator_loss = ADVERSARIAL[name].discriminator, ADVERSARIAL[name].generator
     np.testing.assert_allclose(discriminator_loss(logits([-200.0]), logits([300.0])), 500.0, rtol=1e-6)
     expected = 200.0 if name == "non_saturating" else -softplus(-200.0)
     np.testing.assert_allclose(generator_loss(logits([-200.0])), expected, rtol=1e-6, atol=1e-30)
@@ -86,7 +86,7 @@ def test_the_cross_entropy_still_pushes_where_the_sigmoid_has_saturated(name):
 
 @every_loss
 def test_the_discriminator_pushes_real_up_and_fake_down_and_the_generator_fake_up(name):
-    discriminator_loss, generator_loss = ADVERSARIAL[name]
+    discriminator_loss, generator_loss = ADVERSARIAL[name].discriminator, ADVERSARIAL[name].generator
     real, fake = logits([-0.5, 0.2]), logits([0.5, 0.2])
     with tf.GradientTape(persistent=True) as tape:
         tape.watch([real, fake])
@@ -98,7 +98,7 @@ def test_the_discriminator_pushes_real_up_and_fake_down_and_the_generator_fake_u
 
 @every_loss
 def test_losses_are_means_so_that_the_batch_size_does_not_scale_them(name):
-    discriminator_loss, generator_loss = ADVERSARIAL[name]
+    discriminator_loss, generator_loss = ADVERSARIAL[name].discriminator, ADVERSARIAL[name].generator
     real, fake = logits(REAL), logits(FAKE)
     np.testing.assert_allclose(
         discriminator_loss(tf.tile(real, [3]), tf.tile(fake, [5])), discriminator_loss(real, fake), rtol=1e-6
@@ -115,6 +115,6 @@ def test_the_names_are_those_that_the_registry_reads_from_the_constructor():
 @every_loss
 def test_a_model_uses_the_loss_that_it_was_given(name):
     model = zoo.create("dcgan", (8, 8, 3), base_filters=4, latent_dim=4, loss=name)
-    assert (model._discriminator_loss, model._generator_loss) == ADVERSARIAL[name]
+    assert model.adversarial_loss is ADVERSARIAL[name]
     with pytest.raises(ValueError, match="`loss` must be one of .*hinge.*Received: 'hinges'"):
         zoo.create("dcgan", (8, 8, 3), loss="hinges")

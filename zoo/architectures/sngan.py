@@ -13,7 +13,7 @@ import keras
 from keras import layers, ops
 
 from zoo.adversarial import GAN
-from zoo.layers import Dropout, SpectralConv2D, SpectralDense
+from zoo.layers import Dropout, LabelProjection, SpectralConv2D, SpectralDense, Stack, batch_norm
 from zoo.recipe import Recipe
 from zoo.registry import register
 
@@ -90,43 +90,45 @@ class SNGAN(GAN):
 
     def build_generator(self):
         network = {"cnn": CNNGenerator, "resnet": ResidualGenerator, "dense_head": UpsamplingGenerator}[self.variant]
-        return network(self.image_shape, self.base_filters, name="generator")
+        return network(self.image_shape, self.base_filters, self.num_classes, self.generator_dropout, name="generator")
 
     def build_discriminator(self):
         if self.variant == "cnn":
-            return CNNDiscriminator(self.base_filters, name="discriminator")
+            return CNNDiscriminator(self.base_filters, self.num_classes, name="discriminator")
         if self.variant == "resnet":
-            return ResidualDiscriminator(self.image_shape, self.base_filters, name="discriminator")
-        return DenseHeadDiscriminator(self.base_filters, self.head_pooling, self.dropout, name="discriminator")
+            return ResidualDiscriminator(self.image_shape, self.base_filters, self.num_classes, name="discriminator")
+        return DenseHeadDiscriminator(
+            self.base_filters, self.head_pooling, self.dropout, self.num_classes, name="discriminator"
+        )
 
 
 class CNNGenerator(keras.Model):
     """Table 3, left: dense start at an eighth of the side, three transposed convolutions."""
 
-    def __init__(self, image_shape, base_filters, **kwargs):
+    def __init__(self, image_shape, base_filters, num_classes, dropout, **kwargs):
         super().__init__(**kwargs)
         side, _, channels = image_shape
         self.start = self.make_start(side // 8, 8 * base_filters)
-        self.blocks = [self.make_block(width * base_filters) for width in (4, 2, 1)]
+        self.blocks = [
+            Stack([*self.make_block(width * base_filters, num_classes), Dropout(dropout)]) for width in (4, 2, 1)
+        ]
         self.to_image = layers.Conv2D(channels, 3, padding="same")
         self.tanh = layers.Activation("tanh", dtype="float32")
 
     def make_start(self, side, filters):
         return _dense_start(side, filters)
 
-    def make_block(self, filters):
-        return keras.Sequential(
-            [
-                layers.Conv2DTranspose(filters, 4, strides=2, padding="same"),
-                layers.BatchNormalization(momentum=0.9),
-                layers.ReLU(),
-            ]
-        )
+    def make_block(self, filters, num_classes):
+        return [
+            layers.Conv2DTranspose(filters, 4, strides=2, padding="same"),
+            batch_norm(num_classes, momentum=0.9),
+            layers.ReLU(),
+        ]
 
-    def call(self, z, training=False):
+    def call(self, z, labels=None, training=False):
         x = self.start(z)
         for block in self.blocks:
-            x = block(x, training=training)
+            x = block(x, labels=labels, training=training)
         return self.tanh(self.to_image(x))
 
 
@@ -136,15 +138,13 @@ class UpsamplingGenerator(CNNGenerator):
     def make_start(self, side, filters):
         return keras.Sequential([_dense_start(side, filters), layers.ReLU()])
 
-    def make_block(self, filters):
-        return keras.Sequential(
-            [
-                layers.UpSampling2D(2),
-                layers.Conv2D(filters, 4, padding="same"),
-                layers.BatchNormalization(momentum=0.8),
-                layers.ReLU(),
-            ]
-        )
+    def make_block(self, filters, num_classes):
+        return [
+            layers.UpSampling2D(2),
+            layers.Conv2D(filters, 4, padding="same"),
+            batch_norm(num_classes, momentum=0.8),
+            layers.ReLU(),
+        ]
 
 
 # (width, kernel size, strides) of the convolutions of table 3, right, by block.
@@ -154,7 +154,7 @@ _TABLE_3 = (((1, 3, 1), (1, 4, 2)), ((2, 3, 1), (2, 4, 2)), ((4, 3, 1), (4, 4, 2
 class CNNDiscriminator(keras.Model):
     """Table 3, right: seven convolutions, LeakyReLU .1, one dense logit, spectral norm on all."""
 
-    def __init__(self, base_filters, **kwargs):
+    def __init__(self, base_filters, num_classes, **kwargs):
         super().__init__(**kwargs)
         self.convolutions = [
             SpectralConv2D(width * base_filters, kernel_size, strides=strides, padding="same")
@@ -164,18 +164,20 @@ class CNNDiscriminator(keras.Model):
         self.activation = layers.LeakyReLU(negative_slope=0.1)
         self.flatten = layers.Flatten()
         self.logit = SpectralDense(1, dtype="float32")
+        self.projection = LabelProjection(num_classes) if num_classes else None
 
-    def call(self, images, training=False):
+    def call(self, images, labels=None, training=False):
         x = images
         for convolution in self.convolutions:
             x = self.activation(convolution(x))
-        return self.logit(self.flatten(x))[:, 0]
+        logits = self.logit(self.flatten(x))[:, 0]
+        return logits if labels is None else logits + self.projection(x, labels)
 
 
 class DenseHeadDiscriminator(keras.Model):
     """The paintings document's: table 3 with batch norm and dropout, then a dense layer of 1024."""
 
-    def __init__(self, base_filters, head_pooling, dropout, **kwargs):
+    def __init__(self, base_filters, head_pooling, dropout, num_classes, **kwargs):
         super().__init__(**kwargs)
         self.blocks = []
         for block in _TABLE_3:
@@ -191,18 +193,21 @@ class DenseHeadDiscriminator(keras.Model):
         self.head = SpectralDense(1024)
         self.activation = layers.LeakyReLU(negative_slope=0.3)
         self.logit = SpectralDense(1, dtype="float32")
+        self.projection = LabelProjection(num_classes) if num_classes else None
 
-    def call(self, images, training=False):
+    def call(self, images, labels=None, training=False):
         x = images
         for block in self.blocks:
             x = block(x, training=training)
-        return self.logit(self.activation(self.head(self.pool(x))))[:, 0]
+        x = self.activation(self.head(self.pool(x)))
+        logits = self.logit(x)[:, 0]
+        return logits if labels is None else logits + self.projection(x, labels)
 
 
 class ResidualGenerator(keras.Model):
     """Table 4, left: residual blocks that upsample by nearest neighbour."""
 
-    def __init__(self, image_shape, base_filters, **kwargs):
+    def __init__(self, image_shape, base_filters, num_classes, dropout, **kwargs):
         super().__init__(**kwargs)
         side, _, channels = image_shape
         start_side, start_width, widths = {
@@ -212,42 +217,45 @@ class ResidualGenerator(keras.Model):
             128: (4, 16, (16, 8, 4, 2, 1)),
         }[side]
         self.start = _dense_start(start_side, start_width * base_filters)
-        self.blocks = [UpBlock(width * base_filters) for width in widths]
-        self.batch_norm = layers.BatchNormalization(momentum=0.9)
+        self.blocks = [UpBlock(width * base_filters, num_classes, dropout) for width in widths]
+        self.last = Stack([batch_norm(num_classes, momentum=0.9), layers.ReLU()])
         self.to_image = layers.Conv2D(channels, 3, padding="same", kernel_initializer="glorot_uniform")
         self.tanh = layers.Activation("tanh", dtype="float32")
 
-    def call(self, z, training=False):
+    def call(self, z, labels=None, training=False):
         x = self.start(z)
         for block in self.blocks:
-            x = block(x, training=training)
-        x = ops.relu(self.batch_norm(x, training=training))
-        return self.tanh(self.to_image(x))
+            x = block(x, labels=labels, training=training)
+        return self.tanh(self.to_image(self.last(x, labels=labels, training=training)))
 
 
 class UpBlock(keras.layers.Layer):
     """BN, ReLU, nearest x2, conv3, BN, ReLU, conv3, beside a shortcut of nearest x2 and conv1."""
 
-    def __init__(self, filters, **kwargs):
+    def __init__(self, filters, num_classes, dropout, **kwargs):
         super().__init__(**kwargs)
-        self.first_norm = layers.BatchNormalization(momentum=0.9)
-        self.first = layers.Conv2D(filters, 3, padding="same", kernel_initializer=_residual_initializer())
-        self.second_norm = layers.BatchNormalization(momentum=0.9)
-        self.second = layers.Conv2D(filters, 3, padding="same", kernel_initializer=_residual_initializer())
+
+        def convolution():
+            return layers.Conv2D(filters, 3, padding="same", kernel_initializer=_residual_initializer())
+
+        self.residual = Stack(
+            [
+                batch_norm(num_classes, momentum=0.9), layers.ReLU(), layers.UpSampling2D(2), convolution(),
+                batch_norm(num_classes, momentum=0.9), layers.ReLU(), convolution(), Dropout(dropout),
+            ]
+        )  # fmt: skip
         self.shortcut = layers.Conv2D(filters, 1)
         self.upsample = layers.UpSampling2D(2)
 
-    def call(self, x, training=False):
-        residual = self.upsample(ops.relu(self.first_norm(x, training=training)))
-        residual = ops.relu(self.second_norm(self.first(residual), training=training))
+    def call(self, x, labels=None, training=False):
         # A 1x1 convolution of the small map upsampled is that of the upsampled map, at a quarter of the work.
-        return self.second(residual) + self.upsample(self.shortcut(x))
+        return self.residual(x, labels=labels, training=training) + self.upsample(self.shortcut(x))
 
 
 class ResidualDiscriminator(keras.Model):
     """Table 4, right: residual blocks without batch norm, global sum pooling, one dense logit without bias."""
 
-    def __init__(self, image_shape, base_filters, **kwargs):
+    def __init__(self, image_shape, base_filters, num_classes, **kwargs):
         super().__init__(**kwargs)
         # (width, whether the block halves the side)
         table = {
@@ -267,12 +275,15 @@ class ResidualDiscriminator(keras.Model):
             for index, (_, downsample) in enumerate(table)
         ]
         self.logit = SpectralDense(1, use_bias=False, dtype="float32")
+        self.projection = LabelProjection(num_classes) if num_classes else None
 
-    def call(self, images, training=False):
+    def call(self, images, labels=None, training=False):
         x = images
         for block in self.blocks:
             x = block(x)
-        return self.logit(ops.sum(ops.relu(x), axis=(1, 2)))[:, 0]
+        x = ops.sum(ops.relu(x), axis=(1, 2))
+        logits = self.logit(x)[:, 0]
+        return logits if labels is None else logits + self.projection(x, labels)
 
 
 class DownBlock(keras.layers.Layer):
