@@ -90,7 +90,7 @@ def build_parser():
                       help="argument of the architecture, or learning-rate setting; repeatable (--list shows them)")  # fmt: skip
     what.add_argument("--conditional", action="store_true", default=None,
                       help="one model of all classes, told each image's label (its folder)")  # fmt: skip
-    what.add_argument("--per-class", action="store_true", default=None,
+    what.add_argument("--per-class", action=argparse.BooleanOptionalAction, default=None,
                       help="a model for each class in turn, exported as NAME-CLASS")  # fmt: skip
     what.add_argument("--init-from", metavar="RUN",
                       help="start from the weights of another run's directory: those that fit; the others are listed")  # fmt: skip
@@ -146,6 +146,10 @@ def resolve(arguments):
             raise ValueError(unknown_name("recipe", arguments.recipe, EXPERIMENTS))
         preset = dict(EXPERIMENTS[arguments.recipe].options)
         preset["settings"] = preset.get("settings", []) + options.pop("settings", [])
+        if "data" in options:
+            preset.pop("classes", None)  # names of the recipe's own data
+        if "conditional" in options:
+            preset.pop("per_class", None)
         options = preset | options
     card = describe(options.get("arch", "sngan"))
     hyperparameters, fields = parse_settings(card, options.get("settings", []))
@@ -276,6 +280,9 @@ def recipes_text():
         lines.append("    " + " ".join(command_options(experiment.options)))
         if experiment.reported:
             lines.append(f"    reported: {experiment.reported}")
+        if experiment.choices:
+            lines.append(f"    here: {experiment.choices}")
+        lines.append(f"    on your own copy: {experiment.command(name)}")
         lines.append("")
     return (
         "\n".join(lines) + "Run one with: python -m training.fit --recipe NAME [--data YOUR_IMAGES] [any other option]"
@@ -289,6 +296,9 @@ def command_options(options):
     words = []
     for key, value in options.items():
         option = "--set" if key == "settings" else f"--{key.replace('_', '-')}"
+        if value is True:
+            words.append(option)
+            continue
         for item in value if isinstance(value, list) else [value]:
             words += [option, shlex.quote(str(item))]
     return words

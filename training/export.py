@@ -29,10 +29,11 @@ RANGES = {
 }
 
 
-def signatures(model):
+def signatures(model, untrained=()):
     """Returns `{name: (function, input signature)}` of the endpoints of a model; all arguments have a batch axis.
 
-    Those of a conditional model that make or judge images take a `label` as well.
+    Those of a conditional model that make or judge images take a `label` as well. There is no `discriminate` where
+    `untrained` names the discriminator.
     """
     import tensorflow as tf
 
@@ -70,7 +71,7 @@ def signatures(model):
         "sample": (sample, [seed, truncation, *label]),
         "sample_png": (sample_png, [seed, truncation, *label]),
     }
-    if hasattr(model, "discriminate"):
+    if hasattr(model, "discriminate") and "discriminator" not in untrained:
         endpoints["discriminate"] = (discriminate, [images, *label])
     if hasattr(model, "encode"):
         endpoints["encode"] = (lambda images: {"z": model.encode(to_model_range(images))}, [images])
@@ -82,7 +83,7 @@ def signatures(model):
     return endpoints
 
 
-def export(model, directory, name, *, class_names=(), record=None, reals=None, credit=None):
+def export(model, directory, name, *, class_names=(), record=None, reals=None, credit=None, untrained=()):
     """Writes a model as the next version of `directory/name`.
 
     Args:
@@ -94,6 +95,7 @@ def export(model, directory, name, *, class_names=(), record=None, reals=None, c
         reals: uint8 `[n, height, width, channels]`, real images that the training did not see, for
             `assets.extra/reals.npz`.
         credit: Whose the real images are.
+        untrained: Names of networks that hold no trained weights: the signatures that need them are left out.
 
     Returns:
         The directory of the new version.
@@ -122,14 +124,9 @@ def export(model, directory, name, *, class_names=(), record=None, reals=None, c
                 strict=True,
             ):
                 target.assign(source)
-            archive = keras.export.ExportArchive()
-            # Not the model or the networks themselves: they would bring what only training needs, and a signature of
-            # Keras' own, which a network that takes labels cannot have.
-            for network_name, network in copy.inference_networks.items():
-                archive.add_variable_collection(network_name, network.variables)
-            archive.add_variable_collection("own", copy.own_variables)
+            archive = keras.export.ExportArchive()  # it tracks the variables that the endpoints use, and no others
             described = {}
-            for endpoint, (function, signature) in signatures(copy).items():
+            for endpoint, (function, signature) in signatures(copy, untrained).items():
                 archive.add_endpoint(endpoint, function, input_signature=signature)
                 described[endpoint] = _describe(function, signature)
             archive.write_out(str(temporary), verbose=False)

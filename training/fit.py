@@ -124,7 +124,7 @@ def run(settings, dry_run=False):
         return 0
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     _check_writable(settings.export_dir)
-    _import_tensorflow()
+    import_tensorflow()
     record = _resolved_here(record)
     settings = dataclasses.replace(settings, hyperparameters=record["hyperparameters"])
     _agree(settings.run_dir, record)
@@ -192,7 +192,7 @@ def _training_record(record):
     return {key: record[key] for key in (*IDENTITY, "num_images", "class_names")}
 
 
-def _import_tensorflow():
+def import_tensorflow():
     """Imports TensorFlow without what it writes to the error stream at length when there is no GPU."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()

@@ -6,6 +6,7 @@ what is already known to be unusable; `identity`: hex, changes when a file does;
 (name, label, payload); `read(name, payload)`: the bytes of one file, safe to call from several threads.
 """
 
+import contextlib
 import difflib
 import hashlib
 import importlib.util
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from training import datasets
 from training.decode import MAX_FILE_BYTES, DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif")
@@ -40,7 +42,9 @@ def check_source(data):
     if text == "emoji":
         _emoji_folder()
     elif text.startswith("tfds:"):
-        _parse_tfds(text)
+        name, _ = _parse_tfds(text)
+        if datasets.is_manual(name):
+            datasets.check(name)
     else:
         _check_path(text)
 
@@ -81,7 +85,7 @@ class ListedSource:
         self.title, self.skipped, self._read = title, list(skipped), read
         present = sorted(set(labels))
         present = () if present == [TOP] else tuple(present)
-        self.class_names, renumbered = _kept_classes(present, classes, title)
+        self.class_names, renumbered = kept_classes(present, classes, title)
         number_of = {name: renumbered[i] for i, name in enumerate(present)}
         numbers = np.array([number_of.get(label, 0) for label in labels], np.int32)
         keep = numbers >= 0
@@ -102,7 +106,7 @@ class ListedSource:
         return self._read(name)
 
 
-def _kept_classes(present, classes, title):
+def kept_classes(present, classes, title):
     """Returns (names of the classes kept, in the order of `present`; their new numbers, -1 for the others)."""
     classes = (classes,) if isinstance(classes, str) else tuple(classes)
     if classes and not present:
@@ -415,7 +419,7 @@ class TfdsSource:
             ) from error
         self._image_key, self._label_key = _tfds_keys(text, info.features)
         present = tuple(info.features[self._label_key].names) if self._label_key else ()
-        self.class_names, self._renumbered = _kept_classes(present, classes, text)
+        self.class_names, self._renumbered = kept_classes(present, classes, text)
         shards = sorted((path.name, *_stamp(path)) for path in Path(self._builder.data_dir).iterdir())
         parts = (info.full_name, self._split, self._renumbered, self.class_names, str(self._builder.data_dir), shards)
         self.identity = hashlib.sha256(repr(parts).encode()).hexdigest()
@@ -442,27 +446,18 @@ def _stamp(path):
 
 
 def _prepared_builder(text, name):
-    import tensorflow_datasets as tfds
-
-    data_dir = os.environ.get("TFDS_DATA_DIR") or None
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError as error:
-        raise DataError(
-            f"tensorflow-datasets knows no set {name!r}.{_suggestion(name, tfds.list_builders())} For a "
-            "set of your own, point TFDS_DATA_DIR to the folder it was prepared in."
-        ) from error
-    except Exception as error:  # a wrong configuration, a version, a package the set wants: each has its own class
-        raise DataError(f"{text!r} cannot be opened: {error}") from error
+    builder = _opened_builder(text, name)
     if builder.is_prepared():
         return builder
-    print(
-        f"{text} is not in {builder.data_dir} yet: downloading and preparing it "
-        f"({builder.info.download_size} to download).",
-        file=sys.stderr,
-    )
+    doing = f"downloading and preparing it ({builder.info.download_size} to download)"
+    if datasets.is_manual(name):
+        doing = f"preparing it from {datasets.manual_folder()}"
+    print(f"{text} is not in {builder.data_dir} yet: {doing}.", file=sys.stderr)
     try:
-        builder.download_and_prepare()
+        with contextlib.redirect_stdout(sys.stderr):  # it tells its progress there
+            builder.download_and_prepare()
+    except DataError:  # of a builder of ours: it says all there is to say
+        raise
     except ImportError as error:
         raise DataError(
             f"Preparing {text!r} needs the package {error.name}. Install it with: pip install {error.name}"
@@ -473,6 +468,23 @@ def _prepared_builder(text, name):
             "network and point TFDS_DATA_DIR to the folder, or give a folder of images."
         ) from error
     return builder
+
+
+def _opened_builder(text, name):
+    import tensorflow_datasets as tfds
+
+    try:
+        if datasets.is_manual(name):
+            return datasets.open_builder(name)
+        return tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR") or None)
+    except tfds.core.DatasetNotFoundError as error:
+        known = [*datasets.SETS, *tfds.list_builders(with_community_datasets=False)]
+        raise DataError(
+            f"tensorflow-datasets knows no set {name!r}.{_suggestion(name, known)} For a "
+            "set of your own, point TFDS_DATA_DIR to the folder it was prepared in."
+        ) from error
+    except Exception as error:  # a wrong configuration, a version, a package the set wants: each has its own class
+        raise DataError(f"{text!r} cannot be opened: {error}") from error
 
 
 def _tfds_keys(text, features):

@@ -142,10 +142,6 @@ class GAN(GenerativeModel):
         }
 
     @property
-    def inference_networks(self):
-        return {"ema_generator": self.ema_generator, "discriminator": self.discriminator}
-
-    @property
     def optimizers_by_name(self):
         pairs = {"d_optimizer": self.d_optimizer, "g_optimizer": self.g_optimizer}
         return {name: optimizer for name, optimizer in pairs.items() if optimizer is not None}

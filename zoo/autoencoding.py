@@ -52,10 +52,6 @@ class Autoencoder(GenerativeModel):
         }
 
     @property
-    def inference_networks(self):
-        return {"ema_encoder": self.ema_encoder, "ema_decoder": self.ema_decoder}
-
-    @property
     def generator(self):
         """The network from latents to images."""
         return self.decoder

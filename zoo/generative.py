@@ -139,11 +139,6 @@ class GenerativeModel(keras.Model):
         raise NotImplementedError
 
     @property
-    def inference_networks(self):
-        """Those of the networks that `generate`, and what else an export offers, use."""
-        raise NotImplementedError
-
-    @property
     def own_variables(self):
         """Variables that belong to no network, the step among them."""
         return self._trainable_variables + self._non_trainable_variables

@@ -156,8 +156,9 @@ class LabelProjection(keras.layers.Layer):
         num_classes: Number of classes.
         spectral_norm: Whether the embedding has spectral norm.
 
-    Input shape: features `[batch, channels]` or `[batch, height, width, channels]` (averaged over places), and labels,
-        integers `[batch]`.
+    Input shape: features `[batch, channels]` or `[batch, height, width, channels]`, and labels, integers `[batch]`. Of
+        maps the sum over places is taken (the paper), divided by the root of their number: an embedding of norm 1 is
+        then as sensitive to the map as a dense logit of norm 1 on all of it.
     Output shape: `[batch]`, float32.
 
     Reference:
@@ -176,7 +177,8 @@ class LabelProjection(keras.layers.Layer):
 
     def call(self, features, labels):
         if len(features.shape) == 4:
-            features = ops.mean(features, axis=(1, 2))
+            num_places = features.shape[1] * features.shape[2]
+            features = ops.sum(ops.cast(features, "float32"), axis=(1, 2)) / num_places**0.5
         embedded = self.embedding(ops.one_hot(labels, self.num_classes, dtype="float32"))
         return ops.sum(features * embedded, axis=-1)
 

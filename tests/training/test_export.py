@@ -101,7 +101,7 @@ def feeds_of(model):
 def samples_of(model):
     """What `model.sample` makes for SEEDS and TRUNCATIONS."""
     return np.concatenate(
-        [model.sample(1, int(seed), float(factor)) for seed, factor in zip(SEEDS, TRUNCATIONS, strict=True)]
+        [model.sample(1, int(seed), truncation=float(factor)) for seed, factor in zip(SEEDS, TRUNCATIONS, strict=True)]
     )
 
 

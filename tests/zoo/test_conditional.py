@@ -203,4 +203,4 @@ def test_the_projection_is_the_inner_product_with_the_row_of_the_label(spectral_
     labels = np.array([0, 1, 2, 3, 0])
     scores = layer(features, labels).numpy()
     kernel = np.asarray(keras.ops.convert_to_numpy(layer.embedding.kernel))  # normalized, where it is
-    np.testing.assert_allclose(scores, (features.mean((1, 2)) * kernel[labels]).sum(1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(scores, (features.sum((1, 2)) / 2 * kernel[labels]).sum(1), rtol=1e-5, atol=1e-6)
