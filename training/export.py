@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from training import warmup
 from training.data import to_model_range, to_uint8
 
 STALE_SECONDS = 24 * 3600
@@ -130,6 +131,7 @@ def export(model, directory, name, *, class_names=(), record=None, reals=None, c
                 archive.add_endpoint(endpoint, function, input_signature=signature)
                 described[endpoint] = _describe(function, signature)
             archive.write_out(str(temporary), verbose=False)
+        warmup.write_requests(temporary, name, described)
         if reals is not None:
             (temporary / "assets.extra").mkdir(exist_ok=True)
             np.savez_compressed(temporary / "assets.extra" / "reals.npz", images=reals, credit=np.array(credit or ""))

@@ -110,7 +110,7 @@ def test_nothing_imports_tensorflow_addons():
     assert not offences(paths, lambda path, name: is_from(name, "tensorflow_addons"))
 
 
-@pytest.mark.parametrize("module", ["zoo", "training.config", "training.data", "training.fit"])
+@pytest.mark.parametrize("module", ["zoo", "training.config", "training.data", "training.fit", "serving.sample"])
 def test_importing_it_imports_neither_tensorflow_nor_keras(module):
     code = f"import sys, {module}; print(sorted({{'tensorflow', 'keras', 'jax', 'torch', 'matplotlib'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)

@@ -1,0 +1,1 @@
+"""Measurements of speed, each against a peer in the same run."""
