@@ -79,13 +79,18 @@ _TEXT = {**responses(), 200: {"content": {"text/plain": {"schema": {"type": "str
 
 def _summary(name, served):
     newest = served[-1]
+
+    def said(key, kind):
+        """What `model.json`, which anybody may have written, says of it."""
+        return newest.card[key] if isinstance(newest.card.get(key), kind) else None
+
     return Model(
         name=name,
         versions=[each.version for each in served],
         image_shape=newest.image_shape,
-        arch=newest.card.get("arch"),
-        variant=newest.card.get("variant"),
-        step=newest.card.get("step"),
+        arch=said("arch", str),
+        variant=said("variant", str),
+        step=said("step", int),
         conditional=newest.conditional,
         class_names=newest.class_names,
         signatures=sorted(newest.signatures),

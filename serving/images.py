@@ -167,7 +167,7 @@ async def _answer(request, servable, key, version, draw, encode, media_type="ima
     parts = (servable.name, servable.version, servable.identity, *key)
     # Weak: an image that was computed with others may differ from itself by one level in a few places.
     tag = f'W/"{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}"'
-    headers = {"ETag": tag, "Cache-Control": "private, no-cache" if version is None else "private, max-age=3600"}
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache" if version is None else "private, max-age=300"}
     if tag in [each.strip() for each in request.headers.get("if-none-match", "").split(",")]:
         draw.close()
         return Response(status_code=304, headers=headers)

@@ -203,10 +203,13 @@ class Repository:
         return version.state == "END" and not version.error  # it had made room for a newer one, which is gone
 
     async def _load(self, name, number, identity, replaced):
-        """Loads a version; it takes over from one of the same number whose files have changed, if it can be loaded."""
+        """Loads a version and returns it.
+
+        One of the same number, whose files have changed, goes on meanwhile, and after that if the new files are bad.
+        """
         version = Version(number, identity, state="LOADING")
-        keep = replaced is not None and replaced.available
-        if not keep:
+        goes_on = replaced is not None and replaced.available
+        if not goes_on:
             self._models[name][number] = version
         try:
             version.servable, version.batchers = await asyncio.get_running_loop().run_in_executor(
@@ -217,7 +220,10 @@ class Repository:
         except Exception as error:  # whatever a damaged file leads TensorFlow into
             version.state, version.error = "END", f"It could not be loaded ({type(error).__name__}); the log says why."
             logger.error("%s/%s cannot be loaded: %s", name, number, first_line(error))
-        if keep:
+            if goes_on:
+                replaced.identity = identity  # not tried again until the files change again
+                return replaced
+        if goes_on:
             self._models[name][number] = version
             self._retire(replaced)
         return version

@@ -66,7 +66,7 @@ class Servable:
             info = self.signatures.get(signature, Signature({}, {})).outputs.get(output)
             if info is not None and info.shape is not None and len(info.shape) == 4 and None not in info.shape[1:]:
                 return tuple(info.shape[1:])
-        return tuple(self.card["image_shape"]) if self.card.get("image_shape") else None
+        return None
 
     @property
     def conditional(self):
@@ -78,7 +78,7 @@ class Servable:
     @property
     def class_names(self):
         """The names of its classes; () where it has none, or does not say."""
-        return tuple(self.card.get("class_names") or ()) if self.conditional else ()
+        return tuple(map(str, self.card.get("class_names") or ())) if self.conditional else ()
 
     @property
     def reals_file(self):
@@ -87,7 +87,7 @@ class Servable:
         return path if path is not None and path.is_file() else None
 
     def described(self):
-        """Returns `model.json` with the `report` beside it, without any path of this machine."""
+        """Returns `model.json` with the `report` beside it, as JSON that may be shown to anybody."""
         report = None
         if self.directory is not None:
             try:
@@ -96,7 +96,7 @@ class Servable:
                 pass
             except (OSError, ValueError) as error:
                 logger.warning("%s/%s: its report cannot be read: %s", self.name, self.version, first_line(error))
-        return without_paths({**self.card, "report": report})
+        return publishable({**self.card, "report": report})
 
     def reals(self):
         """Returns `(uint8 [n, height, width, channels], credit)` of real images that may be shown; reads a file once.
@@ -227,12 +227,14 @@ def to_uint8(images):
     return np.rint((np.nan_to_num(images) + np.float32(1)) * np.float32(127.5)).clip(0, 255).astype(np.uint8)
 
 
-def without_paths(value, key=None):
-    """Returns JSON in which a path of this machine is reduced to its last part."""
+def publishable(value, key=None):
+    """Returns JSON in which a path of this machine is reduced to its last part, and a number that is not finite null."""
     if isinstance(value, dict):
-        return {name: without_paths(each, name) for name, each in value.items()}
+        return {name: publishable(each, name) for name, each in value.items()}
     if isinstance(value, list):
-        return [without_paths(each, key) for each in value]
+        return [publishable(each, key) for each in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
     if not isinstance(value, str):
         return value
     if "://" not in value and (key in PATH_KEYS or re.match(r"(~|[A-Za-z]:)?[/\\]", value)):

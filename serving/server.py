@@ -27,6 +27,7 @@ class Protocol(H11Protocol):
 
     max_connections = 1024
     head_seconds = HEAD_SECONDS
+    write_seconds = WRITE_SECONDS
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -90,7 +91,7 @@ class Protocol(H11Protocol):
     def pause_writing(self):
         super().pause_writing()
         if self._write_timer is None:
-            self._write_timer = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
+            self._write_timer = self.loop.call_later(self.write_seconds, self.transport.abort)
 
     def resume_writing(self):
         super().resume_writing()
@@ -161,17 +162,18 @@ def run(app, socket, *, on_exit, max_connections, seconds):
         socket: Bound, not yet listening.
         on_exit: Called when a signal ends it, before it stops to listen.
         max_connections: At a time; more are refused with 503.
-        seconds: For the head of a request to arrive, at most.
+        seconds: For the head of a request to arrive, and for a client to read what waits for it, at most.
 
     The signal is raised again, for the handlers that were there before, when everything is answered.
     """
+    bounds = {
+        "max_connections": max_connections,
+        "head_seconds": min(seconds, HEAD_SECONDS),
+        "write_seconds": min(seconds, WRITE_SECONDS),
+    }
     config = uvicorn.Config(
         app,
-        http=type(
-            "BoundedProtocol",
-            (Protocol,),
-            {"max_connections": max_connections, "head_seconds": min(seconds, HEAD_SECONDS)},
-        ),
+        http=type("BoundedProtocol", (Protocol,), bounds),
         loop="asyncio",
         ws="none",
         lifespan="on",

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 WINDOW = 500  # steps that a verdict looks back on
-WON = 0.98  # share of right answers, on real and generated images alike, above which the discriminator has won
+WON = 0.95  # share of right answers, on real and generated images alike, above which the discriminator has won
 FLAT = 1e-5  # standard deviation of a loss, as a share of its mean, below which nothing is learned
 COLLAPSED = 0.2  # diversity of the samples, as a share of that of the images, below which they are the same image
 

@@ -155,7 +155,9 @@ def test_a_version_that_goes_gives_way_to_the_one_before(changing, directory, ot
     assert httpx.get(f"{changing.url}/models/removed/image.png").status_code == 404
 
 
-def test_a_version_whose_files_are_replaced_is_loaded_again(changing, directory, other_version, wait_for):
+def test_a_version_whose_files_are_replaced_is_loaded_again_unless_they_are_bad(
+    changing, directory, other_version, wait_for
+):
     url = f"{changing.url}/models/replaced/image.png?seed=1"
     before = httpx.get(url)
     target = directory / "replaced" / "1"
@@ -168,6 +170,10 @@ def test_a_version_whose_files_are_replaced_is_loaded_again(changing, directory,
         return answer.status_code == 200 and answer.content != before.content
 
     wait_for(differs, changing)
+    now = httpx.get(url).content
+    (target / "saved_model.pb").write_bytes(b"damaged")
+    wait_for(lambda: "replaced/1 cannot be loaded" in changing.read_log(), changing)
+    assert httpx.get(url).content == now and states(changing, "replaced") == {1: "AVAILABLE"}
 
 
 def test_what_is_not_a_complete_version_is_left_alone(changing, directory, other_version, wait_for):

@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,9 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import uvicorn
+
+from serving.server import Protocol
 
 REPOSITORY = Path(__file__).parents[2]
 TOKEN = "a-token-of-the-test"
@@ -209,6 +213,29 @@ def test_a_dripping_client_gains_no_time(connect):
         except OSError:
             break
     assert b"HTTP/1.1 408" in received
+
+
+def test_a_client_that_does_not_read_is_let_go():
+    async def much(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(2**26)})
+
+    protocol = type("Hasty", (Protocol,), {"write_seconds": 0.5})
+    config = uvicorn.Config(much, http=protocol, loop="asyncio", ws="none", lifespan="off", log_config=None)
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            with socket.create_connection(listener.getsockname(), timeout=30) as connection:
+                connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert connection.recv(16).startswith(b"HTTP/1.1 200")
+                time.sleep(1.5)
+                assert len(everything_from(connection)) < 2**26
+        finally:
+            server.should_exit = True
+            thread.join(30)
+    assert not thread.is_alive()
 
 
 def test_connections_beyond_the_limit_are_told_to_come_again(strict, connect):

@@ -31,7 +31,11 @@ def parametrized(variants):
     return pytest.mark.parametrize(("name", "variant"), variants)
 
 
-every_variant = parametrized([pytest.param(*pair, id="-".join(pair)) for pair in VARIANTS])
+# The default suite leaves out the variants that take longest and share most of their code with another.
+LONG = {("fastgan", "attention"), ("dcgan", "decoder"), ("sngan", "dense_head")}
+every_variant = parametrized(
+    [pytest.param(*pair, id="-".join(pair), marks=[pytest.mark.slow] if pair in LONG else []) for pair in VARIANTS]
+)
 # For the costly tests: the first variant of each architecture, and under `slow` the others.
 FIRST = {name: next(iter(zoo.describe(name).recipes)) for name in zoo.names()}
 first_variants = parametrized(
