@@ -22,6 +22,9 @@ class Retry(urllib3.Retry):
             raise error
         return super().increment(method, url, response, error, _pool, _stacktrace)
 
+    def parse_retry_after(self, retry_after):
+        return min(super().parse_retry_after(retry_after), LONGEST_RETRY_AFTER)
+
 
 class Transport:
     """Requests and answers as JSON."""
@@ -43,7 +46,6 @@ class Transport:
                 status_forcelist=[503],
                 backoff_factor=0.1,
                 backoff_max=LONGEST_PAUSE,
-                retry_after_max=LONGEST_RETRY_AFTER,
                 raise_on_status=False,
             ),
         )

@@ -6,6 +6,7 @@ the moment it is told to end, even if a request is on its way. These two classes
 
 import asyncio
 import contextlib
+import selectors
 
 import h11
 import uvicorn
@@ -16,7 +17,8 @@ from serving.limits import error_body
 HEAD_SECONDS = 10.0  # for the head of a request to arrive, at most, from its first byte or from the connection
 IDLE_SECONDS = 30  # between two requests
 WRITE_SECONDS = 30.0  # for a client to read what is waiting
-GRACE_SECONDS = 0.5  # for requests on their way when the server is told to end
+GRACE_SECONDS = 1.0  # for requests on their way when the server is told to end
+MOMENT_SECONDS = 0.01
 DRAIN_SECONDS = 120  # for what was accepted to be answered
 MAX_HEAD_BYTES = 32 * 2**10
 BACKLOG = 2048
@@ -119,8 +121,18 @@ class Protocol(H11Protocol):
             self.loop.call_later(GRACE_SECONDS, self._close_if_idle)
 
     def _close_if_idle(self):
-        if not self._busy and not self.transport.is_closing():
+        if self._busy or self.transport.is_closing():
+            return
+        if self._has_unread():
+            self.loop.call_later(MOMENT_SECONDS, self._close_if_idle)
+        else:
             self.transport.close()
+
+    def _has_unread(self):
+        """Whether something has arrived that the event loop has not read yet."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.transport.get_extra_info("socket"), selectors.EVENT_READ)
+            return bool(selector.select(0))
 
 
 class Server(uvicorn.Server):

@@ -64,6 +64,7 @@ class Browser:
             "--no-first-run",
             "--disable-background-networking",
             "--disable-component-update",
+            "--disable-dev-shm-usage",  # small in containers
             "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
             "about:blank",
         ]

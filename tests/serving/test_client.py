@@ -16,6 +16,7 @@ import pytest
 
 import serving
 from serving.client import Client, ServingError
+from serving.client_rest import Retry
 
 REPOSITORY = Path(__file__).parents[2]
 SEEDS = [3, 2**62 + 1, -7, 0, 5]
@@ -325,6 +326,11 @@ def test_a_busy_server_and_a_broken_connection_are_tried_again(step):
         assert len(server.times) == 3
         if isinstance(step, tuple):
             assert min(np.diff(server.times)) >= 1, "Retry-After was not waited for"
+
+
+def test_a_server_cannot_make_the_client_wait_for_hours():
+    assert Retry(3).parse_retry_after("7") == 7
+    assert Retry(3).parse_retry_after("86400") == 60
 
 
 def test_the_attempts_come_to_an_end():

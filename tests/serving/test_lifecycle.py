@@ -89,7 +89,9 @@ class Load(contextlib.AbstractContextManager):
         assert len(self.answers) >= goal
 
     def _ask(self, number):
-        with httpx.Client(base_url=self._server.url, timeout=60) as client:
+        # A connection that was idle for long may be closed any time: a careful client opens another.
+        limits = httpx.Limits(keepalive_expiry=0.3)
+        with httpx.Client(base_url=self._server.url, timeout=60, limits=limits) as client:
             while not self._end.is_set():
                 try:
                     answer = ask(client, self._name, number)
