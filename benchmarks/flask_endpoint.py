@@ -33,8 +33,7 @@ def main():
         Image.fromarray(pixels).save(buffer, "PNG")
         return flask.Response(buffer.getvalue(), mimetype="image/png")
 
-    # With connections kept open, as the other server keeps them.
-    handler = type("Handler", (WSGIRequestHandler,), {"protocol_version": "HTTP/1.1", "log_request": lambda *_: None})
+    handler = type("Quiet", (WSGIRequestHandler,), {"log_request": lambda *_: None})
     server = make_server("127.0.0.1", 0, app, threaded=False, request_handler=handler)
     print(f"http://127.0.0.1:{server.port}", flush=True)
     server.serve_forever()

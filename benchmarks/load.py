@@ -1,6 +1,7 @@
 """Clients that ask a server for images without pause, cheap enough not to be what is measured."""
 
 import asyncio
+import contextlib
 import io
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ class Tally:
 
     Args:
         answers: Number of answers of each status.
+        in_time: Images that were there before the time was over.
         times: Seconds of each answer with status 200.
         dropped: Requests that were sent and not answered, with the reason.
         refused: Connections that were not accepted.
@@ -31,6 +33,7 @@ class Tally:
     answers: Counter = field(default_factory=Counter)
     times: list = field(default_factory=list)
     dropped: list = field(default_factory=list)
+    in_time: int = 0
     refused: int = 0
     wrong: int = 0
     different: int = 0
@@ -40,7 +43,7 @@ class Tally:
         self.answers += other.answers
         self.times += other.times
         self.dropped += other.dropped
-        for name in ("refused", "wrong", "different", "without_retry"):
+        for name in ("in_time", "refused", "wrong", "different", "without_retry"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         return self
 
@@ -73,17 +76,20 @@ class Connection:
             headers = dict(line.lower().split(": ", 1) for line in lines if line)
             body = await asyncio.wait_for(reader.readexactly(int(headers["content-length"])), SECONDS)
         except BaseException:
-            self.close()
+            await self.close()
             raise
         if headers.get("connection") == "close":
-            self.close()
+            await self.close()
         return int(first.split(" ")[1]), headers, body
 
-    def close(self):
+    async def close(self):
         """Closes it."""
         if self._streams is not None:
-            self._streams[1].close()
+            writer = self._streams[1]
             self._streams = None
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
 
 class References:
@@ -125,7 +131,7 @@ async def draw_alone(url, path, seeds):
     for seed in seeds:
         status, _, bodies[seed] = await connection.get(path.format(seed=seed))
         assert status == 200, bodies[seed]
-    connection.close()
+    await connection.close()
     return References(bodies)
 
 
@@ -170,7 +176,9 @@ async def _client(url, path, seeds, end, number, references, tally):
             continue
         tally.answers[status] += 1
         if status == 200:
-            tally.times.append(time.monotonic() - start)
+            now = time.monotonic()
+            tally.times.append(now - start)
+            tally.in_time += now <= end
             if references is not None:
                 verdict = references.compare(seed, body)
                 tally.wrong += verdict == "wrong"
@@ -178,4 +186,4 @@ async def _client(url, path, seeds, end, number, references, tally):
         elif status == 503:
             tally.without_retry += "retry-after" not in headers
             await asyncio.sleep(float(headers.get("retry-after", 1)))
-    connection.close()
+    await connection.close()

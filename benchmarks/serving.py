@@ -128,11 +128,11 @@ async def measure(directory, clients, seconds):
                 memory.note("before the new version")
                 rolled = asyncio.create_task(roll(models / name, url, name))
             tally = await loading
-            rates.append(tally.answers[200] / (seconds / TURNS))
+            rates.append(tally.in_time / (seconds / TURNS))
             ours += tally
             memory.note(f"after turn {turn + 1}")
             tally = await load(flask_url, flask_path, clients, seconds / TURNS / 2)
-            flask_rates.append(tally.answers[200] / (seconds / TURNS / 2))
+            flask_rates.append(tally.in_time / (seconds / TURNS / 2))
             theirs += tally
         took_over = await rolled
 
@@ -194,9 +194,9 @@ async def ready(url, process):
         with contextlib.suppress(OSError, EOFError):
             status, *_ = await connection.get(f"/{parts[2]}")
             if status == 200:
-                connection.close()
+                await connection.close()
                 return
-        connection.close()
+        await connection.close()
         await asyncio.sleep(0.2)
     raise RuntimeError(f"The server was not ready after {START_SECONDS} s")
 
@@ -213,7 +213,7 @@ async def roll(root, url, name):
         await asyncio.sleep(0.5)
         _, _, body = await connection.get("/models")
         served = next(each["versions"] for each in json.loads(body) if each["name"] == name)
-    connection.close()
+    await connection.close()
     return served == [2]
 
 

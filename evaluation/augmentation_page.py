@@ -6,7 +6,10 @@ from evaluation import page
 from evaluation.augmentation_plan import duplicates_text
 from evaluation.augmentation_statistics import points, reading
 
-STYLE = ".numbers th, .numbers td { overflow-wrap: normal; } .numbers td { min-width: 4.5rem; } td.pixels img { min-width: 16rem; }\n"
+STYLE = """
+.numbers th, .numbers td, .strips th { overflow-wrap: normal; } .numbers td { min-width: 4.5rem; }
+.strips img { min-width: 16rem; } .wide figure { min-width: 52rem; }
+"""
 GOOD, BAD = ("Yes", "Yes, with gain"), ("No", "No, it did harm", "No, they did harm")
 
 
@@ -155,18 +158,21 @@ def _attention(report, media):
         "image and nothing that was learned."
     )
     figure = page.chart_card(media["gradcam"], "The same images through the classifier of each regime, first seed")
-    body = f"<p>{escape(report['verdict']['attention'])}</p>{_table(header, rows)}<div class=notes>{figure}</div>"
+    body = (
+        f"<p>{escape(report['verdict']['attention'])}</p>{_table(header, rows)}"
+        f"<div class='notes scroll wide' tabindex=0>{figure}</div>"
+    )
     return _section("Where the classifiers look", text, body)
 
 
 def _samples(media):
     rows = "".join(
-        f"<tr><th scope=row>{escape(name)}</th><td class=pixels>{page._image(real, f'Real images of {name}')}</td>"
-        f"<td class=pixels>{page._image(made, f'Synthetic images of {name}')}</td></tr>"
+        f"<tr><th scope=row>{escape(name)}</th><td>{page._image(real, f'Real images of {name}')}</td>"
+        f"<td>{page._image(made, f'Synthetic images of {name}')}</td></tr>"
         for name, real, made in media["samples"]
     )
     head = "<tr><th scope=col>Class</th><th scope=col>Real, of the train side</th><th scope=col>Synthetic, the first ones</th></tr>"
-    table = f"<div class='card scroll' tabindex=0><table class=pixels><thead>{head}</thead><tbody>{rows}</tbody></table></div>"
+    table = f"<div class='card scroll' tabindex=0><table class='pixels strips'><thead>{head}</thead><tbody>{rows}</tbody></table></div>"
     return _section("What the classifiers were given", "Uncurated: the first images of each class.", table)
 
 

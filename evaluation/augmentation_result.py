@@ -14,6 +14,7 @@ SAMPLES = 8  # real and synthetic ones of each class
 RANDOMIZED = 32  # images whose maps are compared with those of random weights
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8A8F98")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (8, 2)))
+LATE = 0.9  # of the steps: a best checkpoint from there on says that the training was short
 MOST_NUMBERED = 12  # classes; the confusion matrices of more show colours alone
 
 
@@ -45,7 +46,7 @@ def build(study, records):
         "format": 1,
         "title": f"Do synthetic images help? {plan.options.title}",
         "verdict": _verdict(plan, regimes, labels, predictions),
-        "notes": _notes(plan),
+        "notes": _notes(plan, regimes),
         "class_names": list(split.class_names),
         "regimes": regimes,
         "split": {"hashes": study.hashes, "counts": split.counts(), "found": split.found, "seed": plan.options.seed},
@@ -140,7 +141,7 @@ def _attention_text(regimes):
     return text.strip()
 
 
-def _notes(plan):
+def _notes(plan, regimes):
     options, split = plan.options, plan.split
     count = len(plan.regimes) - 1
     notes = [
@@ -153,6 +154,16 @@ def _notes(plan):
         "comparisons shows a difference.",
         f"Duplicates: {augmentation_plan.duplicates_text(split.found)}.",
     ]
+    late = [
+        each["label"]
+        for each in regimes
+        if np.median([one["best_step"] for one in each["seeds"]]) >= LATE * options.steps
+    ]
+    if late:
+        notes.append(
+            f"The best checkpoint lies in the last tenth of the training, and more --steps may still change the result, of: "
+            f"{'; '.join(late)}."
+        )
     if options.seeds < 3:
         notes.append(
             f"Only {options.seeds} seed{'s' if options.seeds > 1 else ''} a regime: how much the seeds matter is hardly known"

@@ -71,8 +71,8 @@ def create_app(options):
     app.get("/", include_in_schema=False)(lambda: FileResponse(STATIC / "index.html"))
     app.mount("/static", StaticFiles(directory=STATIC))
     openapi.describe(app)
-    guarded = Guard(Instrumented(app, metrics), limits, options.token, lambda: bool(draining))
-    return guarded, lambda: draining.append(True)
+    guarded = Guard(app, limits, options.token, lambda: bool(draining))
+    return Instrumented(guarded, metrics), lambda: draining.append(True)
 
 
 def create_backend(options, metrics):

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-START_SECONDS = 120
+START_SECONDS = 300
 CLASS_NAMES = ["circle", "square", "star"]
 CREDIT = "Somebody, CC0"
 

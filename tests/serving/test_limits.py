@@ -271,6 +271,12 @@ def test_without_the_token_nothing_is_told(strict, method, path, header):
     assert answer.json()["error"] == "Send the token: Authorization: Bearer TOKEN"
 
 
+def test_what_is_refused_is_counted_too(strict):
+    httpx.get(f"{strict.url}/models")
+    figures = httpx.get(f"{strict.url}/metrics", headers=BEARER).text
+    assert 'serving_requests_total{method="GET",path="other",status="401"}' in figures
+
+
 def test_with_the_token_it_is(strict):
     assert httpx.get(f"{strict.url}/models", headers=BEARER).status_code == 200
     assert httpx.get(f"{strict.url}/models", headers={"Authorization": f"bearer  {TOKEN}"}).status_code == 200

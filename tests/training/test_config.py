@@ -69,6 +69,8 @@ def test_list_shows_every_architecture_with_its_variants_sources_and_arguments()
     assert {"dcgan", "sngan"} <= set(zoo.names())
     for name in zoo.names():
         card = zoo.describe(name)
+        if "zoo/architectures" not in card.path.as_posix():
+            continue  # registered by another test of this process
         assert f"{name}: {card.summary}" in output
         for variant, recipe in card.recipes.items():
             assert variant in output and recipe.source in output

@@ -459,7 +459,7 @@ class QuickArchive:
 @pytest.fixture
 def quick_archive(monkeypatch):
     monkeypatch.setattr(keras.export, "ExportArchive", QuickArchive)
-    monkeypatch.setattr(exporting, "_describe", lambda function, signature: {})
+    monkeypatch.setattr(exporting, "_describe", lambda function, signature: {"inputs": {}, "outputs": {}})
     return QuickArchive
 
 
