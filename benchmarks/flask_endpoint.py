@@ -11,7 +11,10 @@ from pathlib import Path
 
 
 def main():
-    """Serves `GET /image.png?seed=` on a free port, which it prints, with the network of a `model.json`."""
+    """Serves `GET /predict.png?seed=` on a free port, which it prints, with the network of a `model.json`.
+
+    `/predict_on_batch.png` does the same without what `predict` sets up at every call.
+    """
     import flask
     import numpy as np
     from PIL import Image
@@ -22,13 +25,15 @@ def main():
 
     card = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     model = zoo.create(card["arch"], card["image_shape"], **card["hyperparameters"])
+    generator = model.ema_generator
     app = flask.Flask(__name__)
 
-    @app.get("/image.png")
-    def image():
+    @app.get("/<any(predict, predict_on_batch):method>.png")
+    def image(method):
         seed = flask.request.args.get("seed", 0, type=int)
         z = np.random.default_rng(seed).standard_normal((1, model.latent_dim), np.float32)
-        pixels = to_uint8(model.ema_generator.predict(z, verbose=0))[0]
+        images = generator.predict(z, verbose=0) if method == "predict" else generator.predict_on_batch(z)
+        pixels = to_uint8(images)[0]
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG")
         return flask.Response(buffer.getvalue(), mimetype="image/png")

@@ -23,6 +23,7 @@ from pathlib import Path
 WARM_UP_SECONDS = 5
 START_SECONDS = 300
 TURNS = 3
+METHODS = ("predict", "predict_on_batch")  # of a Keras model, in the Flask endpoint
 SEEDS = 256
 AFTER_SIGTERM_SECONDS = 60
 MEGABYTE = 2**20
@@ -112,28 +113,32 @@ async def measure(directory, clients, seconds):
         server, url = stack.enter_context(started(*command))
         flask, flask_url = stack.enter_context(started("benchmarks.flask_endpoint", str(directory / "model.json")))
         await ready(f"{url}/readyz", server)
-        path, flask_path = f"/models/{name}/image.png?seed={{seed}}", "/image.png?seed={seed}"
+        path = f"/models/{name}/image.png?seed={{seed}}"
 
         references = await draw_alone(url, path, range(SEEDS))
         await load(url, path, clients, WARM_UP_SECONDS, references)
-        await load(flask_url, flask_path, 1, WARM_UP_SECONDS)
+        for method in METHODS:
+            await load(flask_url, f"/{method}.png?seed={{seed}}", 1, WARM_UP_SECONDS)
         memory = Memory(server.pid)
         memory.note("after the warm-up")
 
-        ours, theirs, rates, flask_rates = Tally(), Tally(), [], []
+        length = seconds / TURNS
+        ours, rates = Tally(), []
+        theirs = {method: (Tally(), []) for method in METHODS}
         for turn in range(TURNS):
-            loading = asyncio.create_task(load(url, path, clients, seconds / TURNS, references))
+            loading = asyncio.create_task(load(url, path, clients, length, references))
             if turn == TURNS // 2:
-                await asyncio.sleep(seconds / TURNS / 3)
+                await asyncio.sleep(length / 3)
                 memory.note("before the new version")
                 rolled = asyncio.create_task(roll(models / name, url, name))
             tally = await loading
-            rates.append(tally.in_time / (seconds / TURNS))
+            rates.append(tally.in_time / length)
             ours += tally
             memory.note(f"after turn {turn + 1}")
-            tally = await load(flask_url, flask_path, clients, seconds / TURNS / 2)
-            flask_rates.append(tally.in_time / (seconds / TURNS / 2))
-            theirs += tally
+            for method, (total, flask_rates) in theirs.items():
+                tally = await load(flask_url, f"/{method}.png?seed={{seed}}", clients, length / 2)
+                flask_rates.append(tally.in_time / (length / 2))
+                total += tally
         took_over = await rolled
 
         last = asyncio.create_task(load(url, path, clients, AFTER_SIGTERM_SECONDS, references))
@@ -149,9 +154,9 @@ async def measure(directory, clients, seconds):
         "clients": clients,
         "seconds": seconds,
         "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()},
-        "server": {**described(ours), "per_second": sum(rates) / TURNS, "per_second_by_turn": rates},
-        "flask": {**described(theirs), "per_second": sum(flask_rates) / TURNS, "per_second_by_turn": flask_rates},
-        "times_flask": sum(rates) / sum(flask_rates),
+        "server": described(ours, rates),
+        "flask": {method: described(*each) for method, each in theirs.items()},
+        "times_flask": {method: sum(rates) / sum(flask_rates) for method, (_, flask_rates) in theirs.items()},
         "new_version_served": took_over,
         "sigterm": {**described(last), "refused": last.refused, "exit_status": status, "seconds": ended},
         "memory_megabytes": memory.noted,
@@ -229,10 +234,12 @@ class Memory:
         self.noted[moment] = round(int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024 / MEGABYTE, 1)
 
 
-def described(tally):
-    """Returns a `Tally` as JSON."""
+def described(tally, rates=()):
+    """Returns a `Tally`, with the images a second of each turn, as JSON."""
     times = sorted(tally.times) or [float("nan")]
     return {
+        "per_second": sum(rates) / len(rates) if rates else None,
+        "per_second_by_turn": list(rates),
         "answers": {str(status): count for status, count in sorted(tally.answers.items())},
         "dropped": len(tally.dropped),
         "reasons": sorted(set(tally.dropped)),
@@ -245,20 +252,24 @@ def described(tally):
 
 def table(figures):
     """Returns the figures as a short table."""
-    ours, theirs, end, memory = (figures[key] for key in ("server", "flask", "sigterm", "memory_megabytes"))
-    rows = [
-        ("", "built-in server", "Flask, model.predict"),
-        ("images a second", f"{ours['per_second']:.1f}", f"{theirs['per_second']:.1f}"),
-        ("by turn", *(", ".join(f"{rate:.0f}" for rate in each["per_second_by_turn"]) for each in (ours, theirs))),
-        ("median, p99 (ms)", *(f"{each['milliseconds']['p50']:.0f}, {each['milliseconds']['p99']:.0f}" for each in (ours, theirs))),
-        ("answers", *(", ".join(f"{count} x {status}" for status, count in each["answers"].items()) for each in (ours, theirs))),
-        ("dropped", str(ours["dropped"]), str(theirs["dropped"])),
-        ("wrong images", str(ours["wrong"]), "not compared"),
-        ("within 1/255", str(ours["different_within_tolerance"]), ""),
-    ]  # fmt: skip
-    lines = [f"{name:18} {one:32} {other}" for name, one, other in rows]
+    end, memory = figures["sigterm"], figures["memory_megabytes"]
+    columns = {"built-in server": figures["server"]} | {
+        f"Flask, {name}": each for name, each in figures["flask"].items()
+    }
+    rows = {
+        "": columns,
+        "images a second": [f"{each['per_second']:.1f}" for each in columns.values()],
+        "by turn": [", ".join(f"{rate:.0f}" for rate in each["per_second_by_turn"]) for each in columns.values()],
+        "median, p99 (ms)": ["{p50:.0f}, {p99:.0f}".format(**each["milliseconds"]) for each in columns.values()],
+        "answers": [", ".join(f"{n} x {status}" for status, n in each["answers"].items()) for each in columns.values()],
+        "dropped": [each["dropped"] for each in columns.values()],
+        "wrong images": [figures["server"]["wrong"]] + ["not compared"] * (len(columns) - 1),
+        "within 1/255": [figures["server"]["different_within_tolerance"]],
+    }
+    lines = [f"{name:18}" + "".join(f"{cell!s:24}" for cell in cells).rstrip() for name, cells in rows.items()]
+    times = ", ".join(f"{value:.1f} times Flask with {name}" for name, value in figures["times_flask"].items())
     lines += [
-        f"{figures['clients']} clients, {figures['seconds']:g} s: {figures['times_flask']:.1f} times Flask",
+        f"{figures['clients']} clients, {figures['seconds']:g} s: {times}",
         f"new version took over: {'yes' if figures['new_version_served'] else 'no'}",
         f"SIGTERM: {sum(end['answers'].values())} answered, {end['dropped']} dropped, exit status {end['exit_status']}",
         "memory (MB): " + ", ".join(f"{value:.0f} {moment}" for moment, value in memory.items()),
