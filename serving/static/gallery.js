@@ -19,7 +19,10 @@ const near = new IntersectionObserver(
   },
   { rootMargin: "400px 0px" },
 );
-const end = new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && grow(), { rootMargin: "600px 0px" });
+// A busy page hears of several changes at once: the last is how things are now.
+const end = new IntersectionObserver((entries) => entries.at(-1).isIntersecting && grow(), {
+  rootMargin: "600px 0px",
+});
 
 /** @param {{open: (seed: number) => void}} handlers - open: enlarges an image. */
 export function start(handlers) {

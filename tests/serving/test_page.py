@@ -285,7 +285,7 @@ def test_a_busy_server_is_asked_again_after_what_it_says(open_page, browser):
     page = open_page("model=shapes&view=card")
     page.refuse("*image.png*", (503, {"Retry-After": "1"}), (503, {"Retry-After": "1"}))
     page.click("#tab-gallery")
-    wait_for_images(page, 20)
+    page.wait("document.querySelectorAll('.tile:nth-child(-n+20).ready').length === 20")
     assert values(page, "tile.classList.contains('failed')").count(True) == 0
     asked = [url for url in page.requests if "image.png" in url]
     assert len(asked) == len(set(asked)) + 2
@@ -363,5 +363,6 @@ def test_the_page_goes_over_to_the_version_that_replaced_its_own(browser, start_
     wait_for(lambda: "[2]" in str(json.loads(fetch(f"{server.url}/models"))[0]["versions"]), server)
     page.run("window.scrollTo(0, document.body.scrollHeight)")
     page.wait("document.querySelector('#version').value === '2'")
-    page.wait("document.querySelector('.tile').shown?.includes('version=2')")
+    page.wait("document.querySelectorAll('.tile.ready').length >= 20")
+    assert all("version=2" in path for path in values(page, "tile.shown") if path)
     assert [error for error in page.errors if "404" not in error] == []
