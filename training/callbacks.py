@@ -3,6 +3,7 @@
 The step of a callback is the model's own count of generator updates, not Keras' count of batches.
 """
 
+import contextlib
 import csv
 import math
 import os
@@ -19,6 +20,7 @@ from training.data import to_uint8
 from zoo import checkpoint
 
 SAMPLE_SEED, NUM_SAMPLES, NUM_COLUMNS = 0, 64, 8
+AGREE_EVERY = 10  # steps, after which several workers tell each other whether to stop
 MOST_CLASSES = 16  # rows of a conditional model's grid
 
 
@@ -37,7 +39,7 @@ class FiniteLosses(keras.callbacks.Callback):
         if all(math.isfinite(value) for value in logs.values()):
             return
         values = ", ".join(f"{name} = {value}" for name, value in logs.items())
-        raise _not_finite(f"A loss is not finite at step {int(self.model.step)}: {values}.", self.checkpoints)
+        raise _not_finite(f"A loss is not finite at step {int(self.model.step.numpy())}: {values}.", self.checkpoints)
 
 
 def _not_finite(what, checkpoints):
@@ -69,7 +71,7 @@ class MetricsLog(keras.callbacks.Callback):
         self.bar = self.file = None
 
     def on_train_begin(self, logs=None):
-        self.start = self.mark = int(self.model.step)
+        self.start = self.mark = int(self.model.step.numpy())
         _drop_rows_after(self.path, self.start)
         self.file = open(self.path, "a", newline="", encoding="utf-8")
         self.started = self.marked = None
@@ -79,7 +81,7 @@ class MetricsLog(keras.callbacks.Callback):
             self.bar = tqdm(total=self.steps, initial=self.start, unit="step", dynamic_ncols=True)
 
     def on_train_batch_end(self, batch, logs=None):
-        step, now = int(self.model.step), time.monotonic()
+        step, now = int(self.model.step.numpy()), time.monotonic()
         if self.started is None:  # the first step compiles: speeds are measured from its end
             self.started = self.marked = now
             self.start = self.mark = step
@@ -109,7 +111,8 @@ class MetricsLog(keras.callbacks.Callback):
         if self.bar is not None:
             self.bar.close()
         if self.file is not None:
-            self.file.close()
+            with contextlib.suppress(OSError):  # a row that found no space, which was told when it was written
+                self.file.close()
 
 
 def _drop_rows_after(path, step):
@@ -146,18 +149,18 @@ class SampleGrids(keras.callbacks.Callback):
         self.every = every
 
     def on_train_begin(self, logs=None):
-        if int(self.model.step) == 0:
+        if int(self.model.step.numpy()) == 0:
             self.draw()
 
     def on_train_batch_end(self, batch, logs=None):
-        if int(self.model.step) % self.every == 0:
+        if int(self.model.step.numpy()) % self.every == 0:
             self.draw()
 
     def on_train_end(self, logs=None):
         self.draw()
 
     def draw(self):
-        path = self.directory / f"step_{int(self.model.step):08d}.png"
+        path = self.directory / f"step_{int(self.model.step.numpy()):08d}.png"
         pictures.save_grid(path, to_uint8(samples(self.model)))
 
 
@@ -179,14 +182,14 @@ class Checkpoints(keras.callbacks.Callback):
         self.saved = None
 
     def on_train_batch_end(self, batch, logs=None):
-        if int(self.model.step) % self.every == 0:
+        if int(self.model.step.numpy()) % self.every == 0:
             self.save()
 
     def on_train_end(self, logs=None):
         self.save()
 
     def save(self):
-        step = int(self.model.step)
+        step = int(self.model.step.numpy())
         if self.saved != step:
             for key, variable in checkpoint.variables(self.model).items():
                 if not np.isfinite(np.asarray(variable)).all():  # the losses of this step came before its update
@@ -205,6 +208,7 @@ class StopOnSignal(keras.callbacks.Callback):
     def __init__(self):
         super().__init__()
         self.received = None
+        self.devices = None  # a `training.devices.Devices` of several workers, which stop at the same step
         self._previous = {}
 
     def on_train_begin(self, logs=None):
@@ -218,7 +222,11 @@ class StopOnSignal(keras.callbacks.Callback):
         os.write(2, b"\nStopping after this step; its state will be saved.\n")
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.received is not None:
+        if self.devices is not None and self.devices.num_workers > 1:
+            if (batch + 1) % AGREE_EVERY == 0 and self.devices.any(self.received is not None):
+                self.received = self.received or signal.SIGTERM
+                self.model.stop_training = True
+        elif self.received is not None:
             self.model.stop_training = True
 
     def on_train_end(self, logs=None):
@@ -240,7 +248,7 @@ class Exports(keras.callbacks.Callback):
         self.steps = steps
 
     def on_train_batch_end(self, batch, logs=None):
-        step = int(self.model.step)
+        step = int(self.model.step.numpy())
         if step % self.every == 0 and step != self.steps:
             self.export()
 
@@ -262,7 +270,7 @@ class TensorBoardLog(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         import tensorflow as tf
 
-        step = int(self.model.step)
+        step = int(self.model.step.numpy())
         with self.writer.as_default(step=step):
             if step % self.every == 0:
                 for name, value in logs.items():

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from training import data
+from training import data, devices
 from training.recipes import EXPERIMENTS
 from zoo.recipe import Recipe, parse_augment
 from zoo.registry import describe, names, parse_settings, unknown_name
@@ -59,6 +59,10 @@ class FitConfig:
     seed: int
     precision: str
     jit: bool
+    strategy: str
+    sync_batch_norm: bool
+    accumulate: int
+    gradient_checkpointing: bool
     name: str
     run_dir: Path
     export_dir: Path
@@ -120,6 +124,14 @@ def build_parser():
     how.add_argument("--precision", choices=PRECISIONS,
                      help="auto: mixed_float16 on GPUs with tensor cores, float32 elsewhere")  # fmt: skip
     how.add_argument("--jit", action=argparse.BooleanOptionalAction, default=None, help="compile with XLA; default on")
+    how.add_argument("--strategy", choices=devices.STRATEGIES,
+                     help="auto (default): the machines of TF_CONFIG or Slurm, else all GPUs (mirrored), else one device")  # fmt: skip
+    how.add_argument("--sync-batch-norm", action="store_true", default=None,
+                     help="batch norm over all devices' images, not over each device's own; without XLA")  # fmt: skip
+    how.add_argument("--accumulate", type=int, metavar="K",
+                     help="put an update's images through the networks in K parts, to save memory; default 1")  # fmt: skip
+    how.add_argument("--gradient-checkpointing", action="store_true", default=None,
+                     help="compute activations again for the gradient, to save memory; slower by about a third")  # fmt: skip
 
     where = parser.add_argument_group("where, and how often")
     where.add_argument("--name", help="name of the exported model; default ARCH-DATA-SIZE")
@@ -171,7 +183,7 @@ def resolve(arguments):
             f"--init-from takes the directory of a run (with config.json and checkpoints/). Received: "
             f"{options['init_from']!r}, which holds no config.json"
         )
-    for option, least in {"steps": 1, "batch_size": 1, "workers": 1, "export_every": 1, "log_every": 1,
+    for option, least in {"steps": 1, "batch_size": 1, "workers": 1, "accumulate": 1, "export_every": 1, "log_every": 1,
                           "sample_every": 1, "checkpoint_every": 1}.items():  # fmt: skip
         if option in options and options[option] < least:
             raise ValueError(f"--{option.replace('_', '-')} must be at least {least}. Received: {options[option]}")
@@ -179,6 +191,13 @@ def resolve(arguments):
     for each in filter(None, (source, options.get("test_data"))):
         data.check_source(each)
     data.parse_transform(options.get("transform", ""))
+    strategy = options.get("strategy", "auto")
+    devices.check(strategy)
+    batch_size, accumulate = options.get("batch_size", recipe.batch_size), options.get("accumulate", 1)
+    if batch_size % accumulate:
+        raise ValueError(
+            f"--accumulate must divide the batch size, {batch_size}, into equal parts. Received: {accumulate}"
+        )
     name = options.get("name") or default_name(card.class_name.lower() if ":" in card.name else card.name, source, size)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ValueError(
@@ -200,10 +219,14 @@ def resolve(arguments):
         conditional=options.get("conditional", False),
         per_class=options.get("per_class", False),
         init_from=options.get("init_from"),
-        batch_size=options.get("batch_size", recipe.batch_size),
+        batch_size=batch_size,
         seed=seed,
         precision=options.get("precision", "auto"),
         jit=options.get("jit", True),
+        strategy=strategy,
+        sync_batch_norm=options.get("sync_batch_norm", False),
+        accumulate=accumulate,
+        gradient_checkpointing=options.get("gradient_checkpointing", False),
         name=name,
         run_dir=Path(options.get("run_dir") or Path("runs") / name),
         export_dir=Path(options.get("export_dir", "saved_models")),

@@ -320,11 +320,13 @@ def batches(
     with_labels=False,
     shard_index=0,
     shard_count=1,
+    num_shards=1,
+    num_updates=1,
 ):
     """The batches of steps start_step, start_step + 1, ... (below stop_step, or endless) as a tf.data.Dataset.
 
     The batch of step k is the same wherever the stream was started, and the shards' parts, put one after another, are
-    the batch of a single reader. A batch may be larger than the set.
+    the batch of a single reader (of several updates: those of each update). A batch may be larger than the set.
 
     Args:
         image_set: an `ImageSet`.
@@ -336,20 +338,27 @@ def batches(
         with_labels: yield (images, labels) instead of images.
         shard_index: which part of each batch to yield, 0 ... shard_count - 1.
         shard_count: number of equal parts.
+        num_shards: yield that many parts of each batch, from shard_index on, one after another.
+        num_updates: number of equal runs of a batch that are used one after another; a shard has its part of each.
 
     Returns:
         A dataset of float32 `[batch_size / shard_count, h, w, c]` in [-1, 1]; labels are int32
         `[batch_size / shard_count]`.
     """
     transform = parse_transform(transform)
-    _check_stream(image_set, batch_size, start_step, stop_step, shard_index, shard_count)
+    _check_stream(image_set, batch_size, start_step, stop_step, shard_index, shard_count, num_shards, num_updates)
     import tensorflow as tf
 
     part = batch_size // shard_count
     shape = tuple(image_set.images.shape[1:])
 
-    def read(step):
-        places = int(step) * batch_size + shard_index * part + np.arange(part)
+    def read(element):
+        step, shard = divmod(int(element), num_shards)
+        run = part // num_updates
+        within = (shard_index + shard) * run + np.arange(run)
+        places = (
+            int(step) * batch_size + (np.arange(num_updates)[:, None] * (batch_size // num_updates) + within).ravel()
+        )
         indices = stream_indices(len(image_set), seed, places)
         images, labels = np.asarray(image_set.images[indices]), image_set.labels[indices]
         if transform.flip:
@@ -357,8 +366,8 @@ def batches(
             images[mirrored] = images[mirrored, :, ::-1]
         return images, labels, transforms.affine_matrices(transform, seed, places, *shape[:2])
 
-    def element(step):
-        images, labels, matrices = tf.numpy_function(read, [step], (tf.uint8, tf.int32, tf.float32), stateful=False)
+    def element(number):
+        images, labels, matrices = tf.numpy_function(read, [number], (tf.uint8, tf.int32, tf.float32), stateful=False)
         images = to_model_range(tf.ensure_shape(images, (part, *shape)))
         if transform.warps:
             warped = tf.raw_ops.ImageProjectiveTransformV3(
@@ -373,25 +382,27 @@ def batches(
         return (images, tf.ensure_shape(labels, (part,))) if with_labels else images
 
     if stop_step is None:
-        steps = tf.data.Dataset.counter(start_step)
+        elements = tf.data.Dataset.counter(start_step * num_shards)
     else:
-        steps = tf.data.Dataset.range(start_step, stop_step)
-    dataset = steps.map(element, num_parallel_calls=2, deterministic=True).prefetch(2)
+        elements = tf.data.Dataset.range(start_step * num_shards, stop_step * num_shards)
+    dataset = elements.map(element, num_parallel_calls=2, deterministic=True).prefetch(2)
     if stop_step is None:  # Keras must not take the length of the counter for an epoch
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     return dataset
 
 
-def _check_stream(image_set, batch_size, start_step, stop_step, shard_index, shard_count):
+def _check_stream(image_set, batch_size, start_step, stop_step, shard_index, shard_count, num_shards, num_updates):
     if len(image_set) == 0:
         raise DataError("image_set must hold at least one image. Received: none.")
-    if shard_count < 1 or batch_size < 1 or batch_size % shard_count:
+    if min(shard_count, batch_size, num_updates) < 1 or batch_size % (shard_count * num_updates):
         raise DataError(
-            "batch_size must be a positive multiple of shard_count. Received: "
-            f"batch_size={batch_size}, shard_count={shard_count}."
+            "batch_size must be a positive multiple of shard_count times num_updates. Received: "
+            f"batch_size={batch_size}, shard_count={shard_count}, num_updates={num_updates}."
         )
     if not 0 <= shard_index < shard_count:
         raise DataError(f"shard_index must be in 0..{shard_count - 1}. Received: {shard_index}.")
+    if not 1 <= num_shards <= shard_count - shard_index:
+        raise DataError(f"num_shards must be in 1..{shard_count - shard_index}. Received: {num_shards}.")
     if start_step < 0 or (stop_step is not None and stop_step < start_step):
         raise DataError(
             "start_step must be at least 0, and stop_step at least start_step. Received: "

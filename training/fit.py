@@ -1,6 +1,7 @@
 """`python -m training.fit`: trains a model, resumes it, shows what it makes and exports it."""
 
 import dataclasses
+import errno
 import importlib.util
 import json
 import os
@@ -8,14 +9,17 @@ import sys
 import time
 import warnings
 
-from training import config, data, pictures
+from training import config, data, devices, pictures, run_lock
 
 # Settings that a resumed run must share with what is on disk; the rest may differ from start to start.
 IDENTITY = (
     "arch", "image_shape", "hyperparameters", "recipe", "steps", "batch_size", "seed", "precision", "data",
     "data_fingerprint", "classes", "label_depth", "fit", "transform", "conditional", "init_from", "jit",
+    "sync_batch_norm", "accumulate",
 )  # fmt: skip
 NUM_HELD_OUT = 100
+# What TensorFlow raises in the other workers' collective operations.
+LOST_WORKER = ("UnavailableError", "AbortedError", "CancelledError", "InternalError", "DeadlineExceededError")
 
 
 def main(argv=None):
@@ -50,12 +54,26 @@ def _is_tensorflow_error(error):
 
 
 def _explained(error, settings):
-    """Returns what to tell of an error; of one for want of memory, what batch size to try."""
+    """Returns what to tell of an error; of one for want of memory or space, what to try."""
+    # TensorFlow's own errors have the reason in their text alone, and the class of those for want of memory.
+    if any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
+        return (
+            f"Writing to {settings.run_dir} or {settings.export_dir} failed for want of space ({error}). What was written "
+            f"before is whole: free some space and give the same command again, which goes on from the last checkpoint."
+        )
+    if type(error).__name__ in LOST_WORKER and devices.is_multiworker(settings.strategy):
+        return (
+            "A worker of this job does not answer any more, so that no step can be finished "
+            f"({type(error).__name__}: {str(error).partition(chr(10))[0]}). Start the same command on all workers again: "
+            "it goes on from the last checkpoint."
+        )
     if type(error).__name__ not in ("ResourceExhaustedError", "MemoryError"):
         return str(error)
     return (
-        f"Memory ran out at batch size {settings.batch_size}. Try --batch-size {max(1, settings.batch_size // 2)}, a "
-        f"smaller --size, or a narrower network (--set base_filters=...).\n{str(error).partition(chr(10))[0]}"
+        f"Memory ran out with {settings.batch_size // settings.accumulate} images at a time. Try "
+        f"--accumulate {2 * settings.accumulate} (the same batch of {settings.batch_size} in smaller parts), "
+        f"--gradient-checkpointing, --batch-size {max(1, settings.batch_size // 2)}, a smaller --size, or a narrower "
+        f"network (--set base_filters=...).\n{str(error).partition(chr(10))[0]}"
     )
 
 
@@ -111,6 +129,7 @@ def run(settings, dry_run=False):
     Raises:
         ValueError: If the data cannot be used, or the run directory holds another configuration's run.
         ArithmeticError: If a loss is no longer finite.
+        OSError: If another run is going on in the run directory, or something cannot be written.
     """
     reals, held_out = load_images(settings)
     if settings.conditional:
@@ -122,38 +141,72 @@ def run(settings, dry_run=False):
     if dry_run:
         print(json.dumps(record, indent=2))
         return 0
+    if not devices.is_chief(settings.strategy):
+        return _run_here(settings, record, reals, held_out)
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     _check_writable(settings.export_dir)
+    with run_lock.held(settings.run_dir):
+        return _run_here(settings, record, reals, held_out)
+
+
+def _run_here(settings, record, reals, held_out):
+    """Does what `run` says, with the run directory for itself."""
     import_tensorflow()
+    where = devices.choose(settings.strategy)
+    where.check_batch_size(settings.batch_size, settings.accumulate)
     record = _resolved_here(record)
     settings = dataclasses.replace(settings, hyperparameters=record["hyperparameters"])
-    _agree(settings.run_dir, record)
+    if where.is_chief:
+        _agree(settings.run_dir, record)
+    where.check_equal("configuration or the images", json.dumps(_training_record(record), sort_keys=True))
 
     print(f"{len(reals):,} images of {reals.images.shape[1:]}; run directory {settings.run_dir}", flush=True)
-    print(f"precision {record['precision']}, {record['steps']:,} steps, batch size {record['batch_size']}", flush=True)
-    model = make_model(settings, record, len(reals))
+    print(
+        f"precision {record['precision']}, {record['steps']:,} steps, batch size {record['batch_size']}, {where}",
+        flush=True,
+    )
+    with where.scope():
+        model = make_model(settings, record, len(reals), where)
     from training import callbacks
-    from zoo import checkpoint
 
-    restored = checkpoint.restore_newest(model, settings.run_dir / "checkpoints")
-    if restored is not None:
-        print(f"going on from step {int(model.step):,} ({restored})", flush=True)
-    elif settings.init_from is not None:
-        _start_from(model, settings.init_from)
-    samples = settings.run_dir / "samples"
-    pictures.save_grid(samples / "reals.png", shown_reals(reals))
+    if where.is_chief:
+        _take_weights(model, settings)
+        pictures.save_grid(settings.run_dir / "samples" / "reals.png", shown_reals(reals))
+    where.broadcast_state(model)
 
     stop = callbacks.StopOnSignal()
-    done = int(model.step)
+    done = int(model.step.numpy())
     if done > record["steps"]:
         raise ValueError(
             f"{settings.run_dir} has done {done:,} steps already: --steps must be at least that. Received: {record['steps']:,}"
         )
     if done < record["steps"]:
-        train(model, settings, record, reals, held_out, stop)
+        train(model, settings, record, reals, held_out, stop, where)
     if stop.received is not None:
-        print(f"Stopped and saved at step {int(model.step):,}. The same command goes on from there.", flush=True)
+        print(
+            f"Stopped and saved at step {int(model.step.numpy()):,}. The same command goes on from there.", flush=True
+        )
         return 128 + stop.received
+    if where.is_chief:
+        _finish(model, settings, record, held_out, done)
+    where.wait()
+    return 0
+
+
+def _take_weights(model, settings):
+    """Goes on from the newest checkpoint, or starts from another run's weights where that was asked for."""
+    from zoo import checkpoint
+
+    restored = checkpoint.restore_newest(model, settings.run_dir / "checkpoints")
+    if restored is not None:
+        print(f"going on from step {int(model.step.numpy()):,} ({restored})", flush=True)
+    elif settings.init_from is not None:
+        _start_from(model, settings.init_from)
+
+
+def _finish(model, settings, record, held_out, done):
+    """Draws and exports what the training led to; `done` is the step that it began at."""
+    samples = settings.run_dir / "samples"
     pictures.save_progress_strip(samples, settings.run_dir / "progress.png", settings.image_shape[0])
     pictures.save_loss_curves(settings.run_dir / "metrics.csv", settings.run_dir / "losses.png")
     saved_model = _exported_already(settings, record) if done == record["steps"] else None
@@ -162,7 +215,6 @@ def run(settings, dry_run=False):
     else:
         print(f"nothing was left to do; this step has been exported to {saved_model}", flush=True)
     print_result(settings, saved_model)
-    return 0
 
 
 def _check_writable(directory):
@@ -180,16 +232,17 @@ def _exported_already(settings, record):
     for version in versions(root)[-1:]:
         try:
             card = json.loads((root / str(version) / "model.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            made_of = card["step"], card["training"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
-        if card.get("step") == record["steps"] and card.get("training") == _training_record(record):
+        if made_of == (record["steps"], _training_record(record)):
             return root / str(version)
     return None
 
 
 def _training_record(record):
     """Returns what `model.json` keeps of `config.json`: all that decides what the run computes."""
-    return {key: record[key] for key in (*IDENTITY, "num_images", "class_names")}
+    return {key: record[key] for key in (*IDENTITY, "num_images", "class_names") if key in record}
 
 
 def import_tensorflow():
@@ -246,6 +299,9 @@ def resolved(settings, reals):
         key: recipe[key] for key in recipe if key not in ("sizes", "size", "hyperparameters", "steps", "epochs")
     }
     recipe = dataclasses.replace(settings.recipe, batch_size=settings.batch_size)
+    for key, usual in {"sync_batch_norm": False, "accumulate": 1}.items():  # older runs do not have them
+        if record[key] == usual:
+            del record[key]
     record["steps"] = settings.steps or recipe.generator_updates(len(reals))
     record["num_images"] = len(reals)
     record["data_fingerprint"] = reals.fingerprint
@@ -283,9 +339,9 @@ def _agree(run_dir, record):
     if path.exists():
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            flat_before, flat_now = _flat(before), _flat(record)
+        except (ValueError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path} cannot be read ({error}). Use another --run-dir.") from None
-        flat_before, flat_now = _flat(before), _flat(record)
         keys = [key for key in {**flat_before, **flat_now} if key.split(".")[0] in IDENTITY]
         if record["recipe"]["learning_rate_decay"] != "linear":
             keys.remove("steps")  # a longer run of the same kind: its first part is the run so far
@@ -295,8 +351,9 @@ def _agree(run_dir, record):
                 f"  {key}: {flat_before.get(key)!r} there, {flat_now.get(key)!r} now" for key in different
             )
             raise ValueError(
-                f"{run_dir} holds a run of another configuration:\n{table}\nGive the same options to go on with it, "
-                f"or another --run-dir (or --name) to start anew."
+                f"{run_dir} holds a run of another configuration:\n{table}\n"
+                + ("These are other images than at its start. " if "data_fingerprint" in different else "")
+                + "Give the same options to go on with it, or another --run-dir (or --name) to start anew."
             )
     from training.export import git_commit, installed_versions
 
@@ -314,20 +371,27 @@ def _flat(record):
     return flat
 
 
-def make_model(settings, record, num_images):
+def make_model(settings, record, num_images, where):
     """Returns a compiled model with fresh weights drawn from the seed, its optimizers as the recipe says."""
     import keras
 
+    from zoo import recomputation, replicas
     from zoo.registry import get_class
 
     keras.utils.set_random_seed(settings.seed)
     keras.config.set_dtype_policy(record["precision"])
     model = get_class(settings.arch)(settings.image_shape, **settings.hyperparameters)
+    if settings.gradient_checkpointing:
+        recomputation.recompute_activations(model)
+    synchronized = settings.sync_batch_norm and where.num_replicas > 1 and replicas.synchronize_batch_norm(model) > 0
+    if synchronized and settings.jit:
+        print("without XLA: it cannot compile batch norm that is synchronized over devices", flush=True)
     model.compile(
         recipe=settings.recipe,
         steps=record["steps"],
         steps_per_epoch=max(1, num_images // settings.batch_size),
-        jit_compile=settings.jit,
+        jit_compile=settings.jit and not synchronized,
+        accumulate=settings.accumulate,
     )
     return model
 
@@ -337,32 +401,57 @@ def shown_reals(reals, count=64):
     return reals.images[:: max(1, len(reals) // count)][:count]
 
 
-def train(model, settings, record, reals, held_out, stop):
+def train(model, settings, record, reals, held_out, stop, where):
     """Runs `model.fit` from the model's step to the last one, with everything that is written on the way."""
+    from training import callbacks
+
+    step, steps = int(model.step.numpy()), record["steps"]
+    num_updates = getattr(model, "discriminator_steps", 1)
+
+    def batches(**shards):
+        return data.batches(
+            reals,
+            record["batch_size"] * num_updates,
+            seed=settings.seed,
+            start_step=step,
+            stop_step=steps if where.strategy is None else None,  # a strategy keeps the shapes of endless ones only
+            transform=settings.transform,
+            with_labels=settings.conditional,
+            num_updates=num_updates,
+            **shards,
+        )
+
+    stop.devices = where
+    each = [stop, callbacks.FiniteLosses(settings.run_dir / "checkpoints")]  # before all that writes
+    writers = _writers(model, settings, record, reals, held_out) if where.is_chief else []
+    started = time.monotonic()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*shuffle=True.*")
+            dataset = where.batches(batches)
+            model.fit(
+                dataset, steps_per_epoch=steps - step, epochs=1, callbacks=each + writers, verbose=0, shuffle=False
+            )
+    finally:  # Keras calls no `on_train_end` after an error
+        for callback in (stop, *writers):
+            if hasattr(callback, "close"):
+                callback.close()
+    print(f"{int(model.step.numpy()) - step:,} steps in {callbacks.duration(time.monotonic() - started)}", flush=True)
+
+
+def _writers(model, settings, record, reals, held_out):
+    """Returns the callbacks that measure and write."""
     from training import callbacks, health
 
-    step, steps = int(model.step), record["steps"]
+    steps, samples = record["steps"], settings.run_dir / "samples"
     images_per_step = record["batch_size"] * getattr(model, "discriminator_steps", 1)
-    dataset = data.batches(
-        reals,
-        images_per_step,
-        seed=settings.seed,
-        start_step=step,
-        stop_step=steps,
-        transform=settings.transform,
-        with_labels=settings.conditional,
-    )
-    checkpoints = settings.run_dir / "checkpoints"
-    log = callbacks.MetricsLog(settings.run_dir / "metrics.csv", steps, images_per_step, settings.log_every)
     each = [
-        stop,
-        callbacks.FiniteLosses(checkpoints),  # before all that writes
         health.Health(
             data.to_model_range(shown_reals(reals)), lambda: callbacks.samples(model), settings.sample_every
         ),  # before the log
-        log,
-        callbacks.SampleGrids(settings.run_dir / "samples", settings.sample_every),
-        callbacks.Checkpoints(checkpoints, settings.checkpoint_every),
+        callbacks.MetricsLog(settings.run_dir / "metrics.csv", steps, images_per_step, settings.log_every),
+        callbacks.SampleGrids(samples, settings.sample_every),
+        callbacks.Checkpoints(settings.run_dir / "checkpoints", settings.checkpoint_every),
     ]
     if settings.export_every:
         export = lambda: export_model(model, settings, record, held_out)  # noqa: E731
@@ -370,15 +459,7 @@ def train(model, settings, record, reals, held_out, stop):
     if importlib.util.find_spec("tensorboard") is not None:
         directory = settings.run_dir / "tensorboard"
         each.append(callbacks.TensorBoardLog(directory, settings.log_every, settings.sample_every))
-    started = time.monotonic()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*shuffle=True.*")
-            model.fit(dataset, steps_per_epoch=steps - step, epochs=1, callbacks=each, verbose=0, shuffle=False)
-    finally:  # Keras calls no `on_train_end` after an error
-        log.close()
-        stop.close()
-    print(f"{int(model.step) - step:,} steps in {callbacks.duration(time.monotonic() - started)}", flush=True)
+    return each
 
 
 def export_model(model, settings, record, held_out):
@@ -388,10 +469,15 @@ def export_model(model, settings, record, held_out):
     extras = {}
     if settings.data == "emoji" and held_out is not None:
         extras = {"reals": held_out.images[:NUM_HELD_OUT], "credit": data.EMOJI_CREDIT}
+    if model.distribute_strategy.num_replicas_in_sync > 1:  # what a strategy made cannot be exported
+        from zoo import checkpoint
+
+        checkpoint.save(model, settings.run_dir / "checkpoints")
+        model = checkpoint.load_run(settings.run_dir)
     facts = {"arch": settings.arch, "training": _training_record(record)}
     class_names = record["class_names"] if settings.conditional else ()
     saved_model = export(model, settings.export_dir, settings.name, class_names=class_names, record=facts, **extras)
-    print(f"exported step {int(model.step):,} to {saved_model}", flush=True)
+    print(f"exported step {int(model.step.numpy()):,} to {saved_model}", flush=True)
     return saved_model
 
 

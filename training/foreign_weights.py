@@ -17,6 +17,7 @@ from zoo.perceptual.weights import WeightsError, from_torch, read_weights
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 SHOWN = 6  # names of each kind in a message
+MOST_TIMES = 16  # the bytes of an array for a byte in the file, which may be compressed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,7 +232,9 @@ def _keras_arrays(file):
         for name in map(_text, group.attrs["weight_names"]):
             dataset = _own(group, name)
             # Numbers that lie in this file, and as many as it says.
-            if dataset.dtype.kind != "f" or dataset.external or dataset.is_virtual or not dataset.id.get_storage_size():
+            stored = dataset.id.get_storage_size()
+            is_stored = stored and dataset.nbytes <= MOST_TIMES * stored
+            if dataset.dtype.kind != "f" or dataset.external or dataset.is_virtual or not is_stored:
                 raise WeightsError(f"{layer}/{name} is not an array of floats stored in the file")
             yield f"{layer}/{name}", name.rpartition("/")[2].partition(":")[0], np.asarray(dataset)
 

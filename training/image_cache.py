@@ -104,7 +104,7 @@ def read(path):
         if not _sound(path / "images.bin", shape, columns["checksums"]):
             return None
         images = np.memmap(path / "images.bin", np.uint8, "r", shape=shape)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     skipped = tuple((name, reason) for name, reason in about["skipped"])
     return Decoded(
@@ -152,7 +152,8 @@ def write(path, chunks, shape, count, class_names):
             temporary = folder / f"{path.name}.tmp-{secrets.token_hex(6)}"
             temporary.mkdir()
             file = open(temporary / "images.bin", "wb")
-            _try_lock(file)
+            with contextlib.suppress(OSError):  # without locks, leftovers are told by their age alone
+                try_lock(file)
     except OSError as error:
         raise DataError(
             f"The image cache cannot be written to {folder} ({error.strerror or error}). {_MOVE_IT}"
@@ -257,18 +258,20 @@ def _is_stale(item):
     if fcntl is None or not (item / "images.bin").exists():
         return time.time() - item.stat().st_mtime > _STALE_SECONDS
     with open(item / "images.bin", "rb") as file:
-        return _try_lock(file)
+        return try_lock(file)
 
 
-def _try_lock(file):
-    """Locks the file for as long as it is open. Returns whether that worked; without locks, always True."""
+def try_lock(file):
+    """Locks an open file until it is closed or the process ends. Returns whether that worked: another may hold it.
+
+    Raises:
+        OSError: Where there are no locks, of the system or of the file system.
+    """
     if fcntl is None:
-        return True
+        raise OSError(errno.ENOTSUP, "this system has no locks")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks: leave everybody's files alone
         return False
     return True
 

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from zoo import diffaugment, losses, randomness
+from zoo import diffaugment, losses, randomness, replicas
 from zoo.generative import GenerativeModel, make_optimizer, scaled
 from zoo.layers import spectral_layers
 from zoo.recipe import parse_augment
@@ -147,7 +147,15 @@ class GAN(GenerativeModel):
         return {name: optimizer for name, optimizer in pairs.items() if optimizer is not None}
 
     def compile(
-        self, d_optimizer=None, g_optimizer=None, *, recipe=None, steps=None, steps_per_epoch=None, jit_compile=True
+        self,
+        d_optimizer=None,
+        g_optimizer=None,
+        *,
+        recipe=None,
+        steps=None,
+        steps_per_epoch=None,
+        jit_compile=True,
+        accumulate=1,
     ):
         """Configures the training; without arguments, as the recipe says.
 
@@ -158,6 +166,9 @@ class GAN(GenerativeModel):
             steps: Steps in all, where the learning rate decays linearly; the recipe's, if not given.
             steps_per_epoch: Steps a pass over the data, where it decays exponentially.
             jit_compile: Whether XLA compiles the two loss-and-gradient functions.
+            accumulate: Equal parts that the images of an update go through the networks in, one after another, to save
+                memory; the gradient is the mean of theirs. The draws are those of the whole; the statistics of batch
+                norm are those of a part.
         """
         recipe = recipe or self.recipe
         steps = steps or recipe.steps
@@ -174,9 +185,11 @@ class GAN(GenerativeModel):
         self.d_optimizer.build(self.discriminator.trainable_variables)
         self.g_optimizer.build(self.generator.trainable_variables)
         self._jit_compile_gradients = jit_compile
+        self.accumulate = accumulate
         # XLA is used inside: a compiled `train_step` cannot hold the collectives of several replicas.
-        self._discriminator_function = tf.function(self.discriminator_gradients, jit_compile=jit_compile)
-        self._generator_function = tf.function(self.generator_gradients, jit_compile=jit_compile)
+        self._discriminator_function = replicas.compiled(self, self.discriminator_gradients, jit_compile)
+        self._generator_function = replicas.compiled(self, self.generator_gradients, jit_compile)
+        self._normalize_function = tf.function(self._power_iteration, jit_compile=jit_compile)
         super().compile(optimizer=None, jit_compile=False)
 
     def get_compile_config(self):
@@ -186,6 +199,7 @@ class GAN(GenerativeModel):
             "d_optimizer": keras.optimizers.serialize(self.d_optimizer),
             "g_optimizer": keras.optimizers.serialize(self.g_optimizer),
             "jit_compile": self._jit_compile_gradients,
+            "accumulate": self.accumulate,
         }
 
     def compile_from_config(self, config):
@@ -193,6 +207,7 @@ class GAN(GenerativeModel):
             keras.optimizers.deserialize(config["d_optimizer"]),
             keras.optimizers.deserialize(config["g_optimizer"]),
             jit_compile=config["jit_compile"],
+            accumulate=config.get("accumulate", 1),
         )
 
     def generate(self, z, labels=None):
@@ -204,14 +219,12 @@ class GAN(GenerativeModel):
 
     # The training step.
 
-    def _scope(self, purpose):
-        context = tf.distribute.get_replica_context()
-        return randomness.scope(
-            self.seed, self.step, purpose, context.replica_id_in_sync_group, context.num_replicas_in_sync
-        )
+    def _scope(self, purpose, part=0):
+        return randomness.scope(self.seed, self.step, purpose, part, self._num_parts())
 
-    def _num_replicas(self):
-        return tf.distribute.get_replica_context().num_replicas_in_sync
+    def _num_parts(self):
+        """Returns in how many parts, over all replicas, the images of an update go through the networks."""
+        return replicas.count() * self.accumulate
 
     def _latent_batch(self, batch_size):
         return randomness.normal([batch_size, self.latent_dim])
@@ -277,16 +290,18 @@ class GAN(GenerativeModel):
         return loss, {"g_loss": loss}
 
     def _scaled(self, loss, optimizer):
-        return optimizer.scale_loss(loss / self._num_replicas())  # the optimizer sums over replicas
+        return optimizer.scale_loss(loss / self._num_parts())  # parts are added up here, replicas by the optimizer
 
     def _norm(self, gradients, optimizer):
         return tf.linalg.global_norm(gradients) / self._scaled(tf.constant(1.0), optimizer)
 
-    def discriminator_gradients(self, real_images, update, labels=None):
-        """Returns `(gradients, logs)` of the discriminator for its `update`-th update of this step."""
-        with self._scope(_DISCRIMINATOR + 2 * update):
-            for layer in self._spectral["discriminator"]:
-                layer.power_iteration()
+    def _power_iteration(self, network):
+        for layer in self._spectral[network]:
+            layer.power_iteration()
+
+    def discriminator_gradients(self, real_images, update, labels=None, part=0):
+        """Returns `(gradients, logs)` of the discriminator for a part of the images of this step's `update`-th update."""
+        with self._scope(_DISCRIMINATOR + 2 * update, part):
             fake_images = self.generate_in_training(self._latent_batch(real_images.shape[0]), labels)
             fake_images = tf.nest.map_structure(tf.stop_gradient, fake_images)
             with tf.GradientTape() as tape:
@@ -295,11 +310,9 @@ class GAN(GenerativeModel):
         gradients = tape.gradient(scaled_loss, self.discriminator.trainable_variables)
         return gradients, logs | {"d_gradient_norm": self._norm(gradients, self.d_optimizer)}
 
-    def generator_gradients(self, batch_size, update=0, labels=None):
-        """Returns `(gradients, logs)` of the generator for its `update`-th update of this step."""
-        with self._scope(_GENERATOR + 2 * update):
-            for layer in self._spectral["generator"]:
-                layer.power_iteration()
+    def generator_gradients(self, batch_size, update=0, labels=None, part=0):
+        """Returns `(gradients, logs)` of the generator for a part of the images of this step's `update`-th update."""
+        with self._scope(_GENERATOR + 2 * update, part):
             with tf.GradientTape() as tape:
                 fake_images = self.generate_in_training(self._latent_batch(batch_size), labels)
                 loss, logs = self.generator_objective(fake_images, labels)
@@ -310,31 +323,49 @@ class GAN(GenerativeModel):
     def train_step(self, data):
         images, labels = self._unpacked(data)
         count = images.shape[0]
-        if count is None or count % self.discriminator_steps:
+        if count is None or count % (self.discriminator_steps * self.accumulate):
             raise ValueError(
-                f"A batch must have a known size divisible by discriminator_steps={self.discriminator_steps}: each "
-                f"discriminator update sees its own real images (`dataset.batch(batch_size * discriminator_steps, "
-                f"drop_remainder=True)`). Received: a batch of {count}"
+                f"A batch must have a known size divisible by discriminator_steps={self.discriminator_steps} (each "
+                f"discriminator update sees its own real images: `dataset.batch(batch_size * discriminator_steps, "
+                f"drop_remainder=True)`) times accumulate={self.accumulate}. Received: a batch of {count}"
             )
         batch_size = count // self.discriminator_steps
         logs = {}
         for update in range(self.discriminator_steps):
-            part = slice(update * batch_size, (update + 1) * batch_size)
-            part_labels = None if labels is None else labels[part]
-            gradients, d_logs = self._discriminator_function(images[part], tf.constant(update, tf.int64), part_labels)
-            self.d_optimizer.apply(gradients, self.discriminator.trainable_variables)
+            rows = slice(update * batch_size, (update + 1) * batch_size)
+            update_labels = None if labels is None else labels[rows]
+            self._normalize_function("discriminator")
+            number = tf.constant(update, tf.int64)
+            gradients, d_logs = replicas.accumulated(
+                lambda images, labels, part, number=number: self._discriminator_function(images, number, labels, part),
+                (images[rows], update_labels),
+                self.accumulate,
+            )
+            self._apply(self.d_optimizer, gradients, self.discriminator)
             logs.update(d_logs)
         before = self._generator_state() if self.pretraining_steps else []
         for update in range(self.generator_steps):
+            self._normalize_function("generator")
+            number = tf.constant(update, tf.int64)
             # The labels of the last real images: their noise is another.
-            gradients, g_logs = self._generator_function(batch_size, tf.constant(update, tf.int64), part_labels)
-            self.g_optimizer.apply(gradients, self.generator.trainable_variables)
+            gradients, g_logs = replicas.accumulated(
+                lambda labels, part, number=number: self._generator_function(
+                    batch_size // self.accumulate, number, labels, part
+                ),
+                (update_labels,),
+                self.accumulate,
+            )
+            self._apply(self.g_optimizer, gradients, self.generator)
             logs.update(g_logs)
         for variable, value in before:  # the same graph in every step, so that a strategy's replicas stay together
             variable.assign(tf.where(self.step < self.pretraining_steps, value, tf.convert_to_tensor(variable)))
+        replicas.average_statistics(self.generator, self.discriminator)
         self._update_average(self.ema_generator, self.generator)
         self.step.assign(self.step + 1)
-        return logs
+        return replicas.reducible(logs)
+
+    def _apply(self, optimizer, gradients, network):
+        optimizer.apply(replicas.agreeing(gradients, optimizer), network.trainable_variables)
 
     def _unpacked(self, data):
         """Returns `(images, labels)` of what `fit` hands over; labels are `None` where the model takes none."""

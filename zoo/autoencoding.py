@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from zoo import randomness
+from zoo import randomness, replicas
 from zoo.generative import GenerativeModel, make_optimizer, scaled
 from zoo.layers import Dropout, Stack, batch_norm
 
@@ -60,7 +60,7 @@ class Autoencoder(GenerativeModel):
     def optimizers_by_name(self):
         return {} if getattr(self, "optimizer", None) is None else {"optimizer": self.optimizer}
 
-    def compile(self, optimizer=None, *, recipe=None, steps=None, steps_per_epoch=None, jit_compile=True):
+    def compile(self, optimizer=None, *, recipe=None, steps=None, steps_per_epoch=None, jit_compile=True, accumulate=1):
         """Configures the training; without arguments, as the recipe says.
 
         Args:
@@ -69,6 +69,7 @@ class Autoencoder(GenerativeModel):
             steps: Steps in all, where the learning rate decays linearly.
             steps_per_epoch: Steps a pass over the data, where it decays exponentially.
             jit_compile: Whether XLA compiles the loss-and-gradient function.
+            accumulate: As of `GAN.compile`.
         """
         recipe = recipe or self.recipe
         if optimizer is None:
@@ -76,7 +77,8 @@ class Autoencoder(GenerativeModel):
         optimizer = scaled(keras.optimizers.get(optimizer))
         optimizer.build(self.coder_variables)
         self._jit_compile_gradients = jit_compile
-        self._gradient_function = tf.function(self.gradients, jit_compile=jit_compile)
+        self.accumulate = accumulate
+        self._gradient_function = replicas.compiled(self, self.gradients, jit_compile)
         super().compile(optimizer=optimizer, jit_compile=False)
 
     def get_compile_config(self):
@@ -85,10 +87,15 @@ class Autoencoder(GenerativeModel):
         return {
             "optimizer": keras.optimizers.serialize(self.optimizer),
             "jit_compile": self._jit_compile_gradients,
+            "accumulate": self.accumulate,
         }
 
     def compile_from_config(self, config):
-        self.compile(keras.optimizers.deserialize(config["optimizer"]), jit_compile=config["jit_compile"])
+        self.compile(
+            keras.optimizers.deserialize(config["optimizer"]),
+            jit_compile=config["jit_compile"],
+            accumulate=config.get("accumulate", 1),
+        )
 
     @property
     def coder_variables(self):
@@ -118,31 +125,36 @@ class Autoencoder(GenerativeModel):
         """Returns the loss that is minimized."""
         raise NotImplementedError
 
-    def gradients(self, images):
-        """Returns `(gradients, logs, z)` of one step."""
-        context = tf.distribute.get_replica_context()
-        num_replicas = context.num_replicas_in_sync
-        with randomness.scope(self.seed, self.step, _TRAINING, context.replica_id_in_sync_group, num_replicas):
+    def gradients(self, images, part=0):
+        """Returns `(gradients, logs, z)` of a part of a step's images."""
+        num_parts = replicas.count() * self.accumulate
+        with randomness.scope(self.seed, self.step, _TRAINING, part, num_parts):
             with tf.GradientTape() as tape:
                 z, terms = self.code(self.encoder(images, training=True))
                 decoded = self.decoder(z, training=True)
                 reconstruction_loss = tf.reduce_mean(tf.square(decoded - images))
                 loss = self.total_loss(reconstruction_loss, terms)
-                scaled_loss = self.optimizer.scale_loss(loss / num_replicas)
+                scaled_loss = self.optimizer.scale_loss(loss / num_parts)
         logs = {"loss": loss, "reconstruction_loss": reconstruction_loss, **terms}
         return tape.gradient(scaled_loss, self.coder_variables), logs, z
 
     def train_step(self, data):
-        gradients, logs, z = self._gradient_function(data)
-        self.optimizer.apply(gradients, self.coder_variables)
+        if data.shape[0] is None or data.shape[0] % self.accumulate:
+            raise ValueError(
+                f"A batch must have a known size divisible by accumulate={self.accumulate}. Received: a batch of "
+                f"{data.shape[0]}"
+            )
+        gradients, logs, z = replicas.accumulated(self._gradient_function, (data,), self.accumulate)
+        self.optimizer.apply(replicas.agreeing(gradients, self.optimizer), self.coder_variables)
+        replicas.average_statistics(self.encoder, self.decoder)
         self._update_average(self.ema_encoder, self.encoder)
         self._update_average(self.ema_decoder, self.decoder)
         self._after_update(z)
         self.step.assign(self.step + 1)
-        return logs
+        return replicas.reducible(logs)
 
     def _after_update(self, z):
-        """What a subclass does with the latents of a step's images."""
+        """What a subclass does with the latents of a step's images (of its last part)."""
 
 
 class Encoder(keras.Model):

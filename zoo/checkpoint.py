@@ -49,7 +49,7 @@ def save(model, directory):
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"step_{int(model.step):08d}.npz"
+    path = directory / f"step_{int(model.step.numpy()):08d}.npz"
     temporary = directory / f".{path.name}.{os.getpid()}.tmp"
     try:
         with open(temporary, "wb") as file:
@@ -83,7 +83,12 @@ def read(path):
     try:
         # Not `np.load`: it stops reading where an array's header says so, and a CRC is only checked at the end.
         with zipfile.ZipFile(path) as file:
-            members = {name.removesuffix(".npy"): file.read(name) for name in file.namelist()}
+            entries = file.infolist()
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or sum(
+                entry.file_size for entry in entries
+            ) > os.path.getsize(path):  # a few bytes could be unpacked into more than there is memory
+                raise ValueError("its arrays are larger than the file, or compressed, which `save` never writes")
+            members = {entry.filename.removesuffix(".npy"): file.read(entry) for entry in entries}
         return {key: np.lib.format.read_array(io.BytesIO(data), allow_pickle=False) for key, data in members.items()}
     except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds for a damaged file
         raise CheckpointError(f"{path} cannot be read: {error}") from error
@@ -149,7 +154,7 @@ def load_run(run_dir):
         arch, image_shape, arguments = config["arch"], tuple(config["image_shape"]), dict(config["hyperparameters"])
     except FileNotFoundError:
         raise ValueError(f"{run_dir} holds no run: it has no config.json") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{run_dir / 'config.json'} cannot be read: {type(error).__name__}: {error}") from None
     model = get_class(arch)(image_shape, **arguments)
     if restore_newest(model, run_dir / "checkpoints", networks_only=True) is None:

@@ -29,9 +29,8 @@ class _SpectralNormalization:
 
         def vector(name, size):
             return self.add_weight(
-                name=name, shape=(size,), initializer=unit_vector, trainable=False, dtype="float32", autocast=False,
-                aggregation="only_first_replica",
-            )  # fmt: skip
+                name=name, shape=(size,), initializer=unit_vector, trainable=False, dtype="float32", autocast=False
+            )
 
         self.u = vector("u", columns)
         self.v = vector("v", rows)

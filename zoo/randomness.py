@@ -45,6 +45,28 @@ def scope(seed, step, purpose, replica=0, num_replicas=1):
         _active.scope = previous
 
 
+def replay():
+    """Returns a context manager in which the draws that would come next are made, each time that it is entered.
+
+    For what is computed again in the backward pass, where the scope of the forward pass may have ended.
+    """
+    current = getattr(_active, "scope", None)
+    first = None if current is None else current.num_draws
+
+    @contextlib.contextmanager
+    def replayed():
+        previous = getattr(_active, "scope", None)
+        _active.scope = current
+        if current is not None:
+            current.num_draws = first
+        try:
+            yield
+        finally:
+            _active.scope = previous
+
+    return replayed
+
+
 def _draw(function, shape, **kwargs):
     current = getattr(_active, "scope", None)
     if current is None:

@@ -148,7 +148,7 @@ def run_process(command, cwd, **environment):
         capture_output=True,
         text=True,
         errors="replace",
-        timeout=300,
+        timeout=1800,  # one process may run the signatures of every architecture
     )
     assert done.returncode == 0, f"{command[0]} ended with {done.returncode}: {done.stderr[-3000:]}"
     return done.stdout

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from zoo import replicas
 from zoo.autoencoding import Autoencoder
 from zoo.recipe import Recipe
 from zoo.registry import register
@@ -65,3 +66,4 @@ class AE(Autoencoder):
         self.code_mean.assign(decay * self.code_mean + (1 - decay) * tf.reduce_mean(z, axis=0))
         moment = tf.linalg.matmul(z, z, transpose_a=True) / tf.cast(tf.shape(z)[0], tf.float32)
         self.code_moment.assign(decay * self.code_moment + (1 - decay) * moment)
+        replicas.average_variables([self.code_mean, self.code_moment])

@@ -1,7 +1,8 @@
 """Weight files of other frameworks as NumPy arrays, without those frameworks and without executing what a file names.
 
 Reads PyTorch state dicts (the zip format and the legacy one), NumPy pickles and `.npz`. A pickle is a program: here it
-may call only the stand-ins of `_ADMITTED`, which record what tensor is meant; everything else that it names is refused.
+may use only the instructions of `_OPCODES` and call only the stand-ins of `_ADMITTED`, which record what tensor is meant;
+everything else is refused. What is read takes at most `_MOST_TIMES` the bytes of the file.
 """
 
 import contextlib
@@ -32,6 +33,11 @@ _STORAGES = {
     "BoolStorage": "?",
 }
 _PLAIN_DTYPES = frozenset("?bhilqBHILQefdg")  # numbers: never objects, strings or records
+_MOST_DIMENSIONS = 64
+# A file may name one array a thousand times, or hold zeros that were packed a thousandfold.
+_MOST_TIMES, _LEAST_BYTES = 16, 2**26
+_NODE_BYTES = 100  # what a name costs beside its letters
+_LONGEST_REASON = 500
 
 
 class WeightsError(ValueError):
@@ -55,15 +61,16 @@ def read_weights(path):
         with path.open("rb") as file:
             start = file.read(4)
             file.seek(0)
+            most_bytes = max(_LEAST_BYTES, _MOST_TIMES * os.fstat(file.fileno()).st_size)
             if start == b"PK\x03\x04":
-                tree = _read_zip(file)
+                tree = _read_zip(file, most_bytes)
             elif start[:1] == b"\x80":
                 tree = _read_pickle(file)
             else:
                 raise WeightsError("it is neither a pickle nor a zip archive")
-            arrays = dict(_leaves(tree))
+            arrays = _arrays(tree, most_bytes)
     except Exception as error:  # a damaged or hostile pickle can raise anything
-        reason = str(error) or type(error).__name__
+        reason = str(error)[:_LONGEST_REASON] or type(error).__name__
         raise WeightsError(
             f"{path} cannot be read as weights (truncated, altered or of another format): {reason}."
         ) from None
@@ -212,24 +219,42 @@ _SUFFIXES = {
 }
 
 
-def _leaves(tree, prefix=""):
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            yield from _leaves(value, f"{prefix}/{key}" if prefix else str(key))
-    elif isinstance(tree, (_Tensor, _Array)):
-        yield prefix, tree.materialize()
-    elif isinstance(tree, np.ndarray):
-        yield prefix, tree
+def _arrays(tree, most_bytes):
+    """Returns `{name: array}` of nested dictionaries, each array a copy."""
+    arrays, waiting, spent = {}, [("", tree)], 0
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, dict):
+            spent += sum(_NODE_BYTES + len(name) + len(str(key)) for key in value)
+        elif isinstance(value, (_Tensor, _Array)):
+            spent += value.num_bytes()
+        if spent > most_bytes:
+            raise WeightsError(f"its arrays and their names would take more than {most_bytes:,} bytes")
+        if isinstance(value, dict):
+            children = [(f"{name}/{key}" if name else str(key), child) for key, child in value.items()]
+            waiting += reversed(children)
+        elif isinstance(value, (_Tensor, _Array)):
+            arrays[name] = value.materialize()
+        elif isinstance(value, np.ndarray):
+            arrays[name] = value
+    return arrays
 
 
 # ---- what a pickle may name -----------------------------------------------------------------------------------------
+
+
+def _shape(sizes):
+    sizes = tuple(map(int, sizes))
+    if len(sizes) > _MOST_DIMENSIONS or min(sizes, default=0) < 0:
+        raise WeightsError("an array of impossible shape")
+    return sizes
 
 
 class _Storage:
     """The numbers behind one or several tensors, known by name before they are read."""
 
     def __init__(self, dtype, key, count):
-        self.dtype, self.key, self.count, self.values = np.dtype(dtype), str(key), int(count), None
+        self.dtype, self.key, self.count, self.values = np.dtype(dtype), key, count, None
 
 
 class _Tensor:
@@ -239,19 +264,23 @@ class _Tensor:
         if not isinstance(storage, _Storage):
             raise WeightsError("a tensor without a storage")
         self.storage, self.offset = storage, int(offset)
-        self.size, self.stride = tuple(map(int, size)), tuple(map(int, stride))
+        self.size, self.stride = _shape(size), _shape(stride)
 
-    def materialize(self):
+    def num_bytes(self):
         values, count = self.storage.values, math.prod(self.size)
         if values is None or len(values) != self.storage.count:
             raise WeightsError(f"storage {self.storage.key} is missing or incomplete")
-        if len(self.size) != len(self.stride) or min((self.offset, *self.size, *self.stride)) < 0:
+        if len(self.size) != len(self.stride) or self.offset < 0:
             raise WeightsError("a tensor of impossible shape")
-        if count == 0:
-            return np.zeros(self.size, values.dtype)
         last = self.offset + sum((size - 1) * stride for size, stride in zip(self.size, self.stride))
-        if last >= len(values) or count > len(values):
+        if count and (last >= len(values) or count > len(values)):
             raise WeightsError(f"a tensor of shape {self.size} reaches beyond its storage of {len(values)} numbers")
+        return count * values.itemsize
+
+    def materialize(self):
+        values = self.storage.values
+        if not self.num_bytes():
+            return np.zeros(self.size, values.dtype)
         strides = [stride * values.itemsize for stride in self.stride]
         # A copy: independent of the storage, contiguous, in the machine's byte order.
         return np.array(
@@ -265,7 +294,7 @@ class _DType:
     """`numpy.dtype`: the name, and by `__setstate__` the byte order."""
 
     def __init__(self, name, align=False, copy=True):
-        self.name = str(name)
+        self.name = name if isinstance(name, str) else ""
         self.order = "="
 
     def __setstate__(self, state):
@@ -282,26 +311,39 @@ class _Array:
     """A NumPy array: `numpy.core.multiarray._reconstruct` makes one empty, `__setstate__` gives shape, type and bytes."""
 
     def __init__(self, *ignored):
-        self.state = None
+        self.content = None
 
     def __setstate__(self, state):
-        self.state = state
+        _, shape, dtype, self.fortran_order, content = state
+        if not isinstance(dtype, _DType) or not isinstance(content, bytes):
+            raise WeightsError("an array of objects, not numbers")
+        self.dtype, self.shape, self.content = dtype.numpy(), _shape(shape), content
+        if len(content) != math.prod(self.shape) * self.dtype.itemsize:
+            raise WeightsError(f"an array of shape {self.shape} with {len(content)} bytes")
+
+    def num_bytes(self):
+        if self.content is None:
+            raise WeightsError("an array without content")
+        return len(self.content)
 
     def materialize(self):
-        if self.state is None:
-            raise WeightsError("an array without content")
-        _, shape, dtype, fortran_order, content = self.state
-        if not isinstance(dtype, _DType) or not isinstance(content, (bytes, bytearray)):
-            raise WeightsError("an array of objects, not numbers")
-        dtype, shape = dtype.numpy(), tuple(map(int, shape))
-        if min(shape, default=0) < 0 or len(content) != math.prod(shape) * dtype.itemsize:
-            raise WeightsError(f"an array of shape {shape} with {len(content)} bytes")
-        values = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran_order else "C")
-        return np.array(values, dtype.newbyteorder("="), order="C")
+        values = np.frombuffer(self.content, self.dtype).reshape(self.shape, order="F" if self.fortran_order else "C")
+        return np.array(values, self.dtype.newbyteorder("="), order="C")
 
 
 class _Dictionary(dict):
-    """`collections.OrderedDict`; the attributes that torch hangs on it (`_metadata`) are dropped."""
+    """A dictionary, or `collections.OrderedDict`; the attributes that torch hangs on it (`_metadata`) are dropped."""
+
+    def __init__(self, pairs=()):
+        super().__init__()
+        for key, value in pairs:
+            self[key] = value
+
+    def __setitem__(self, key, value):
+        # Tuples can be built so that to hash one takes for ever.
+        if not isinstance(key, (str, int)):
+            raise WeightsError(f"a name that is no text: a {type(key).__name__}")
+        super().__setitem__(key, value)
 
     def __setstate__(self, state):
         pass
@@ -317,7 +359,7 @@ def _rebuild_parameter(tensor, *ignored):
 
 def _frombuffer(content, dtype, shape, order):
     array = _Array()
-    array.__setstate__((1, shape, dtype, order == "F", bytes(content)))
+    array.__setstate__((1, shape, dtype, order == "F", content))
     return array
 
 
@@ -347,7 +389,23 @@ _ADMITTED = {
 } | {f"torch.{name}": dtype for name, dtype in _STORAGES.items()}
 
 
-class _RestrictedUnpickler(pickle.Unpickler):
+# What picklers write for tensors, arrays and dictionaries from protocol 2 on.
+_OPCODES = (
+    "PROTO FRAME STOP MARK POP POP_MARK MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET NONE NEWTRUE NEWFALSE BININT BININT1 "
+    "BININT2 LONG1 LONG4 BINFLOAT BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BINUNICODE SHORT_BINUNICODE "
+    "BINUNICODE8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS SETITEM SETITEMS GLOBAL STACK_GLOBAL "
+    "REDUCE BINPERSID"
+).split()
+
+
+class _Instructions(dict):
+    def __missing__(self, opcode):
+        raise WeightsError(f"it holds the instruction {bytes([opcode])!r}, which weights have no use for")
+
+
+class _RestrictedUnpickler(pickle._Unpickler):
+    """The unpickler in Python: that in C sets aside as much memory as the number of a place in its memo says."""
+
     def __init__(self, file):
         super().__init__(file, encoding="latin1")
         self.storages = {}
@@ -363,24 +421,50 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
     def persistent_load(self, identifier):
         kind, dtype, key, _, count, *view = identifier
-        if kind != "storage" or dtype not in _STORAGES.values() or any(part is not None for part in view):
-            raise WeightsError(f"an unknown kind of storage: {identifier!r}"[:200])
-        storage = self.storages.setdefault(str(key), _Storage(dtype, key, count))
+        plain = isinstance(key, (str, int)) and type(count) is int
+        if not plain or kind != "storage" or dtype not in _STORAGES.values() or any(part is not None for part in view):
+            raise WeightsError("an unknown kind of storage")
+        storage = self.storages.setdefault(str(key), _Storage(dtype, str(key), count))
         if (storage.dtype, storage.count) != (np.dtype(dtype), count):
             raise WeightsError(f"storage {key} is described in two ways")
         return storage
+
+    def _empty_dictionary(self):
+        self.append(_Dictionary())
+
+    def _build(self):
+        state = self.stack.pop()
+        # Others, such as the functions of `_ADMITTED`, would take any attribute.
+        if not isinstance(self.stack[-1], (_Array, _DType, _Dictionary)):
+            raise WeightsError(f"it changes a {type(self.stack[-1]).__name__}")
+        self.stack[-1].__setstate__(state)
+
+    dispatch = _Instructions(
+        {getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _OPCODES}
+        | {
+            pickle.EMPTY_DICT[0]: _empty_dictionary,
+            pickle.BUILD[0]: _build,
+            # Not as a bytearray, which would be as large as it says before it is read.
+            pickle.BYTEARRAY8[0]: pickle._Unpickler.load_binbytes8,
+        }
+    )
 
 
 # ---- containers -----------------------------------------------------------------------------------------------------
 
 
-def _read_zip(file):
+def _read_zip(file, most_bytes):
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
+        if sum(entry.file_size for entry in archive.infolist()) > most_bytes:
+            raise WeightsError(f"unpacked, it would take more than {most_bytes:,} bytes")
         if names and all(name.endswith(".npy") for name in names):
             file.seek(0)
             with np.load(file, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
+                tree = {name: arrays[name] for name in arrays.files}
+            if any(array.dtype.char not in _PLAIN_DTYPES for array in tree.values()):
+                raise WeightsError("it holds arrays of something else than numbers")
+            return tree
         pickles = [name for name in names if name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise WeightsError("a zip archive, but neither .npz nor a PyTorch state dict")
@@ -400,17 +484,18 @@ def _read_zip(file):
 def _read_pickle(file):
     unpickler = _RestrictedUnpickler(file)
     tree = unpickler.load()
-    if tree != _LEGACY_MAGIC:
+    if not isinstance(tree, int) or tree != _LEGACY_MAGIC:
         return tree
     # torch.save before 1.6: magic number, version, machine, the state dict, the order of storages, then each one.
     version, machine = _RestrictedUnpickler(file).load(), _RestrictedUnpickler(file).load()
-    if version != _LEGACY_PROTOCOL or not machine.get("little_endian", True):
-        raise WeightsError(f"PyTorch's legacy format {version}, {machine}")
+    little_endian = machine.get("little_endian", True) if isinstance(machine, dict) else False
+    if type(version) is not int or version != _LEGACY_PROTOCOL or little_endian is not True:
+        raise WeightsError("PyTorch's legacy format, but not of this version or not little-endian")
     unpickler = _RestrictedUnpickler(file)
     tree = unpickler.load()
     size = os.fstat(file.fileno()).st_size
     for key in _RestrictedUnpickler(file).load():
-        storage = unpickler.storages[str(key)]
+        storage = unpickler.storages[key if isinstance(key, str) else str(int(key))]
         num_bytes = 8 + storage.count * storage.dtype.itemsize
         content = file.read(num_bytes) if 8 <= num_bytes <= size else b""
         if len(content) != num_bytes or int.from_bytes(content[:8], "little") != storage.count:
