@@ -11,7 +11,8 @@ from zoo import randomness
 from zoo.layers import spectral_layers
 from zoo.recipe import Recipe, select_variant
 
-SAMPLE_BATCH = 64
+SAMPLE_BATCH = 64  # images that `sample` makes at a time, of up to SAMPLE_SIDE pixels; fewer of larger ones
+SAMPLE_SIDE = 128
 
 
 @contextlib.contextmanager
@@ -213,8 +214,9 @@ class GenerativeModel(keras.Model):
                 input_signature=signature,
             )
         images = np.empty((count, *self.image_shape), np.float32)
-        for start in range(0, count, SAMPLE_BATCH):
-            seeds = np.arange(seed + start, seed + min(start + SAMPLE_BATCH, count), dtype=np.int64)
+        batch = max(1, min(SAMPLE_BATCH, SAMPLE_BATCH * SAMPLE_SIDE**2 // self.image_shape[0] ** 2))
+        for start in range(0, count, batch):
+            seeds = np.arange(seed + start, seed + min(start + batch, count), dtype=np.int64)
             arguments = [seeds, np.full(len(seeds), truncation, np.float32)]
             if labels is not None:
                 arguments.append(labels[start : start + len(seeds)])

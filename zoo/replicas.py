@@ -27,12 +27,12 @@ def accumulated(gradient_function, inputs, num_parts):
         `(gradients, logs)`: sums and means. Where the function returns more, the rest of the last part.
     """
     first = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32) * num_parts
-    total, logs, rest = None, {}, []
+    total, logs, rest = [], {}, []
     for number in range(num_parts):
-        gradients, part_logs, *rest = gradient_function(
-            *(_part(each, number, num_parts) for each in inputs), first + number
-        )
-        total = gradients if total is None else [a + b for a, b in zip(total, gradients, strict=True)]
+        with tf.control_dependencies(total):  # one part after another: side by side they would save no memory
+            rows, part = [_part(each, number, num_parts) for each in inputs], first + number
+        gradients, part_logs, *rest = gradient_function(*rows, part)
+        total = [a + b for a, b in zip(total, gradients, strict=True)] if total else gradients
         logs = {name: logs.get(name, 0.0) + value / num_parts for name, value in part_logs.items()}
     if count() > 1:  # outputs of a function have no device, which collectives ask for
         total = [tf.identity(each) for each in total]
