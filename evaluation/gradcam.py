@@ -7,7 +7,6 @@ import argparse
 import dataclasses
 import difflib
 import io
-import json
 import os
 import sys
 from html import escape
@@ -251,12 +250,7 @@ def _find_classifier(path):
             "SavedModel does not show. Give the .keras file it was made of, or an export of python -m "
             "evaluation.augmentation."
         )
-    try:
-        class_names = json.loads((directory / "model.json").read_text(encoding="utf-8")).get("class_names", ())
-    except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(
-            f"{directory / 'model.json'} cannot be read ({error}). Export the classifier again."
-        ) from error
+    class_names = subject.read_card(directory).get("class_names", ())
     return name if version is None else f"{name}-{version}", directory / CLASSIFIER, tuple(class_names)
 
 

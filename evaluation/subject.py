@@ -18,6 +18,7 @@ from training import data
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 SEEDS_APART = 1_000_000  # so that reports of two seeds share no image
 BATCH_SIZE = 64
+_CARD_KINDS = {"image_shape": list, "class_names": list, "training": dict, "step": int}  # of what is read from a card
 
 
 def find_versions(path):
@@ -71,12 +72,12 @@ class ExportedModel:
         import tensorflow as tf
 
         self.directory = Path(directory)
-        self.card = _read_card(self.directory / "model.json")
+        self.card = read_card(self.directory)
         try:
-            self._loaded = tf.saved_model.load(str(directory))
-        except (OSError, ValueError, tf.errors.OpError) as error:
+            self._loaded = tf.saved_model.load(str(directory))  # as long as its functions are in use
+            signatures = self._loaded.signatures
+        except Exception as error:  # whatever a damaged file leads TensorFlow into
             raise ValueError(f"The SavedModel at {directory} cannot be loaded: {_first_line(error)}") from error
-        signatures = self._loaded.signatures
         if "sample" not in signatures:
             raise ValueError(
                 f"The SavedModel at {directory} has no signature `sample` (it has: {', '.join(signatures) or 'none'}). "
@@ -226,14 +227,32 @@ def folder_shape(folder):
     return height, width
 
 
-def _read_card(path):
+def read_card(directory):
+    """Returns what the `model.json` of an export holds, {} where there is none.
+
+    Raises:
+        ValueError: If it cannot be read, or what is taken from it here is not of the kind that it must be.
+    """
+    path = Path(directory) / "model.json"
     if not path.is_file():
         return {}
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        if not isinstance(card, dict):
+            raise ValueError(f"an object is expected, not {type(card).__name__}")
+        for key, kind in _CARD_KINDS.items():
+            if card.get(key) is None:
+                card.pop(key, None)
+            elif not isinstance(card[key], kind):
+                raise ValueError(f"{key} must be of the kind {kind.__name__}, not {type(card[key]).__name__}")
+        shape, class_names = card.get("image_shape", [1, 1, 1]), card.get("class_names", [])
+        if len(shape) != 3 or not all(type(side) is int and side > 0 for side in shape):
+            raise ValueError("image_shape must be three whole numbers above 0")
+        if not all(isinstance(name, str) for name in class_names):
+            raise ValueError("class_names must be texts")
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read ({_first_line(error)}). Repair it, or remove it.") from error
-    return card if isinstance(card, dict) else {}
+    return card
 
 
 def _first_line(error):

@@ -44,7 +44,7 @@ class Export:
     @property
     def takes_labels(self):
         """Whether `model.json` says that the model is conditional."""
-        return "label" in self.card.get("signatures", {}).get("sample", {}).get("inputs", {})
+        return "label" in (self.card.get("signatures") or {}).get("sample", {}).get("inputs", {})
 
     @property
     def image_shape(self):
@@ -115,13 +115,33 @@ def _read_card(directory):
         return {}
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(card, dict):
-            raise ValueError(f"an object is expected, not {type(card).__name__}")
-    except (OSError, ValueError) as error:
+        _check_card(card)
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} cannot be read ({first_line(error)}). Repair it, or export the model again."
         ) from error
     return card
+
+
+def _check_card(card):
+    """Raises ValueError unless what this package takes from a `model.json` is of the kind that it must be."""
+    if not isinstance(card, dict):
+        raise ValueError(f"an object is expected, not {type(card).__name__}")
+    shape, class_names, signatures = (card.get(key) for key in ("image_shape", "class_names", "signatures"))
+    if shape is not None and not (
+        isinstance(shape, list) and len(shape) == 3 and all(type(side) is int and side > 0 for side in shape)
+    ):
+        raise ValueError("image_shape must be three whole numbers above 0")
+    if class_names is not None and not (
+        isinstance(class_names, list) and all(isinstance(name, str) for name in class_names)
+    ):
+        raise ValueError("class_names must be a list of texts")
+    described = [{}] if signatures is None else [signatures]
+    if isinstance(signatures, dict):
+        described += signatures.values()
+        described += [each.get("inputs") for each in signatures.values() if isinstance(each, dict)]
+    if not all(isinstance(each, dict) for each in described):
+        raise ValueError("signatures must be objects that have inputs, which are objects")
 
 
 class Generator:
@@ -139,6 +159,7 @@ class Generator:
         self.export = export
         try:
             self._loaded = self._tf.saved_model.load(str(export.directory))
+            self._signatures = self._loaded.signatures  # a damaged graph may have none
         except Exception as error:  # whatever a damaged file leads TensorFlow into
             raise ValueError(
                 f"The SavedModel at {export.directory} cannot be loaded: {first_line(error)}. Export it again."
@@ -149,7 +170,7 @@ class Generator:
 
     def _check_sample(self):
         """Returns the names of the inputs of `sample`, which must be some that are known here."""
-        signatures = self._loaded.signatures
+        signatures = self._signatures
         if "sample" not in signatures:
             raise ValueError(
                 f"The SavedModel at {self.export.directory} has no signature `sample` (it has: "
@@ -181,7 +202,7 @@ class Generator:
     @property
     def can_interpolate(self):
         """Whether the model has the signatures that `latents` and `generate` call."""
-        return {"latents", "serving_default"} <= set(self._loaded.signatures)
+        return {"latents", "serving_default"} <= set(self._signatures)
 
     @property
     def batch_size(self):
@@ -253,7 +274,7 @@ class Generator:
         return {} if labels is None or "label" not in self._inputs else {"label": labels}
 
     def _call(self, signature, **arrays):
-        function = self._loaded.signatures[signature]
+        function = self._signatures[signature]
         try:
             specs = function.structured_input_signature[1]
             outputs = function(**{name: self._tf.constant(array, specs[name].dtype) for name, array in arrays.items()})
