@@ -307,7 +307,9 @@ def _zip_entries(archive):
     for info in archive.infolist():
         parts = info.filename.split("/")
         suffix = os.path.splitext(info.filename)[1].lower()
-        if info.is_dir() or "__MACOSX" in parts or any(part.startswith(".") and part != ".." for part in parts):
+        # Not `info.is_dir()`, which ends in an IndexError where the name is empty.
+        is_folder, is_hidden = not parts[-1], any(part.startswith(".") and part != ".." for part in parts)
+        if is_folder or is_hidden or "__MACOSX" in parts:
             continue
         if suffix in UNREAD_SUFFIXES:
             skipped.append((info.filename, _unread(suffix)))
