@@ -44,7 +44,9 @@ def main(argv=None):
     finally:
         shutil.rmtree(root)
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps(figures, indent=2))
+        from training.pictures import save_atomically
+
+        save_atomically(Path(arguments.json), lambda file: file.write(json.dumps(figures, indent=2).encode()))
     return 0
 
 

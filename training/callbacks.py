@@ -39,7 +39,7 @@ class FiniteLosses(keras.callbacks.Callback):
         if all(math.isfinite(value) for value in logs.values()):
             return
         values = ", ".join(f"{name} = {value}" for name, value in logs.items())
-        raise _not_finite(f"A loss is not finite at step {int(self.model.step.numpy())}: {values}.", self.checkpoints)
+        raise _not_finite(f"A loss is not finite at step {self.model.steps_done}: {values}.", self.checkpoints)
 
 
 def _not_finite(what, checkpoints):
@@ -71,7 +71,7 @@ class MetricsLog(keras.callbacks.Callback):
         self.bar = self.file = None
 
     def on_train_begin(self, logs=None):
-        self.start = self.mark = int(self.model.step.numpy())
+        self.start = self.mark = self.model.steps_done
         _drop_rows_after(self.path, self.start)
         self.file = open(self.path, "a", newline="", encoding="utf-8")
         self.started = self.marked = None
@@ -81,7 +81,7 @@ class MetricsLog(keras.callbacks.Callback):
             self.bar = tqdm(total=self.steps, initial=self.start, unit="step", dynamic_ncols=True)
 
     def on_train_batch_end(self, batch, logs=None):
-        step, now = int(self.model.step.numpy()), time.monotonic()
+        step, now = self.model.steps_done, time.monotonic()
         if self.started is None:  # the first step compiles: speeds are measured from its end
             self.started = self.marked = now
             self.start = self.mark = step
@@ -149,18 +149,18 @@ class SampleGrids(keras.callbacks.Callback):
         self.every = every
 
     def on_train_begin(self, logs=None):
-        if int(self.model.step.numpy()) == 0:
+        if self.model.steps_done == 0:
             self.draw()
 
     def on_train_batch_end(self, batch, logs=None):
-        if int(self.model.step.numpy()) % self.every == 0:
+        if self.model.steps_done % self.every == 0:
             self.draw()
 
     def on_train_end(self, logs=None):
         self.draw()
 
     def draw(self):
-        path = self.directory / f"step_{int(self.model.step.numpy()):08d}.png"
+        path = self.directory / f"step_{self.model.steps_done:08d}.png"
         pictures.save_grid(path, to_uint8(samples(self.model)))
 
 
@@ -182,14 +182,14 @@ class Checkpoints(keras.callbacks.Callback):
         self.saved = None
 
     def on_train_batch_end(self, batch, logs=None):
-        if int(self.model.step.numpy()) % self.every == 0:
+        if self.model.steps_done % self.every == 0:
             self.save()
 
     def on_train_end(self, logs=None):
         self.save()
 
     def save(self):
-        step = int(self.model.step.numpy())
+        step = self.model.steps_done
         if self.saved != step:
             for key, variable in checkpoint.variables(self.model).items():
                 if not np.isfinite(np.asarray(variable)).all():  # the losses of this step came before its update
@@ -203,12 +203,15 @@ class StopOnSignal(keras.callbacks.Callback):
     """Ends the training after the current step on Ctrl-C (SIGINT) or SIGTERM; `received` holds the signal's number.
 
     A second Ctrl-C does not wait for the step.
+
+    Args:
+        devices: The run's `training.devices.Devices`: several workers stop at the same step.
     """
 
-    def __init__(self):
+    def __init__(self, devices):
         super().__init__()
+        self.devices = devices
         self.received = None
-        self.devices = None  # a `training.devices.Devices` of several workers, which stop at the same step
         self._previous = {}
 
     def on_train_begin(self, logs=None):
@@ -222,7 +225,7 @@ class StopOnSignal(keras.callbacks.Callback):
         os.write(2, b"\nStopping after this step; its state will be saved.\n")
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.devices is not None and self.devices.num_workers > 1:
+        if self.devices.num_workers > 1:
             if (batch + 1) % AGREE_EVERY == 0 and self.devices.any(self.received is not None):
                 self.received = self.received or signal.SIGTERM
                 self.model.stop_training = True
@@ -248,7 +251,7 @@ class Exports(keras.callbacks.Callback):
         self.steps = steps
 
     def on_train_batch_end(self, batch, logs=None):
-        step = int(self.model.step.numpy())
+        step = self.model.steps_done
         if step % self.every == 0 and step != self.steps:
             self.export()
 
@@ -270,7 +273,7 @@ class TensorBoardLog(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         import tensorflow as tf
 
-        step = int(self.model.step.numpy())
+        step = self.model.steps_done
         with self.writer.as_default(step=step):
             if step % self.every == 0:
                 for name, value in logs.items():

@@ -15,16 +15,15 @@ STRATEGIES = ("auto", "one", "mirrored", "multiworker")
 
 def check(name):
     """Raises `ValueError` if the environment does not fit the strategy; imports nothing."""
-    num_workers = _num_workers()
-    if name == "multiworker" and num_workers is None:
+    if _place() is None and name == "multiworker":
         raise ValueError(
             "--strategy multiworker takes the addresses of the workers from TF_CONFIG, or from Slurm (srun). Neither "
             "is set: see docs/scaling.md, or use --strategy auto"
         )
 
 
-def _num_workers():
-    """Returns how many workers the environment tells of, `None` where it tells nothing."""
+def _place():
+    """Returns `(number of this worker, number of workers)` as the environment tells, `None` where it tells nothing."""
     text = os.environ.get("TF_CONFIG")
     if text:
         try:
@@ -41,23 +40,21 @@ def _num_workers():
                 f"TF_CONFIG must name a task of type worker from 0 to {len(workers) - 1}: every worker trains, and worker "
                 f"0 writes. Received: {kind} {index}"
             )
-        return len(workers)
-    tasks = os.environ.get("SLURM_STEP_NUM_TASKS")
-    return int(tasks) if tasks and tasks.isdigit() and int(tasks) > 1 else None
+        return index, len(workers)
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "")
+    if not tasks.isdigit() or int(tasks) < 2:
+        return None
+    return int(os.environ["SLURM_PROCID"]), int(tasks)
 
 
 def is_multiworker(name):
     """Returns whether a strategy means several processes here."""
-    return name == "multiworker" or (name == "auto" and (_num_workers() or 1) > 1)
+    return name == "multiworker" or (name == "auto" and (_place() or (0, 1))[1] > 1)
 
 
 def is_chief(name):
     """Returns whether this process writes, as the environment tells."""
-    if not is_multiworker(name):
-        return True
-    if os.environ.get("TF_CONFIG"):
-        return int(json.loads(os.environ["TF_CONFIG"])["task"]["index"]) == 0
-    return os.environ.get("SLURM_PROCID", "0") == "0"
+    return not is_multiworker(name) or _place()[0] == 0
 
 
 def choose(name):
@@ -71,7 +68,7 @@ def choose(name):
             resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
                 gpus_per_node=len(tf.config.list_physical_devices("GPU"))
             )
-        return Devices(tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver))
+        return Devices(tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver), *_place())
     gpus = [] if name == "one" else tf.config.list_logical_devices("GPU")
     if name == "mirrored" or len(gpus) > 1:
         devices = gpus or tf.config.list_logical_devices("CPU")
@@ -84,21 +81,20 @@ class Devices:
 
     Args:
         strategy: A `tf.distribute` strategy, or `None` for one device.
+        worker: Number of this process among those of the job.
+        num_workers: Processes of the job.
 
     Attributes:
         num_replicas: Over all machines.
         is_chief: Whether this process writes.
-        num_workers: Processes of the job.
     """
 
-    def __init__(self, strategy):
+    def __init__(self, strategy, worker=0, num_workers=1):
         self.strategy = strategy
+        self.worker = worker
+        self.num_workers = num_workers
         self.num_replicas = 1 if strategy is None else strategy.num_replicas_in_sync
-        resolver = None if strategy is None else strategy.cluster_resolver
-        spec = None if resolver is None else resolver.cluster_spec().as_dict()
-        self.num_workers = len(spec["worker"]) if spec else 1
-        self.worker = resolver.task_id if self.num_workers > 1 else 0
-        self.is_chief = self.worker == 0
+        self.is_chief = worker == 0
         self._sum = None
 
     def __str__(self):

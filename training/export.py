@@ -189,7 +189,7 @@ def model_card(model, described, class_names=()):
         "image_shape": list(model.image_shape),
         "class_names": list(class_names),
         "hyperparameters": {key: value for key, value in model.get_config().items() if key != "image_shape"},
-        "step": int(model.step.numpy()),
+        "step": model.steps_done,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": installed_versions(),
         "git_commit": git_commit(),

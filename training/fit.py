@@ -174,8 +174,8 @@ def _run_here(settings, record, reals, held_out):
         pictures.save_grid(settings.run_dir / "samples" / "reals.png", shown_reals(reals))
     where.broadcast_state(model)
 
-    stop = callbacks.StopOnSignal()
-    done = int(model.step.numpy())
+    stop = callbacks.StopOnSignal(where)
+    done = model.steps_done
     if done > record["steps"]:
         raise ValueError(
             f"{settings.run_dir} has done {done:,} steps already: --steps must be at least that. Received: {record['steps']:,}"
@@ -183,9 +183,7 @@ def _run_here(settings, record, reals, held_out):
     if done < record["steps"]:
         train(model, settings, record, reals, held_out, stop, where)
     if stop.received is not None:
-        print(
-            f"Stopped and saved at step {int(model.step.numpy()):,}. The same command goes on from there.", flush=True
-        )
+        print(f"Stopped and saved at step {model.steps_done:,}. The same command goes on from there.", flush=True)
         return 128 + stop.received
     if where.is_chief:
         _finish(model, settings, record, held_out, done)
@@ -199,7 +197,7 @@ def _take_weights(model, settings):
 
     restored = checkpoint.restore_newest(model, settings.run_dir / "checkpoints")
     if restored is not None:
-        print(f"going on from step {int(model.step.numpy()):,} ({restored})", flush=True)
+        print(f"going on from step {model.steps_done:,} ({restored})", flush=True)
     elif settings.init_from is not None:
         _start_from(model, settings.init_from)
 
@@ -405,7 +403,7 @@ def train(model, settings, record, reals, held_out, stop, where):
     """Runs `model.fit` from the model's step to the last one, with everything that is written on the way."""
     from training import callbacks
 
-    step, steps = int(model.step.numpy()), record["steps"]
+    step, steps = model.steps_done, record["steps"]
     num_updates = getattr(model, "discriminator_steps", 1)
 
     def batches(**shards):
@@ -421,7 +419,6 @@ def train(model, settings, record, reals, held_out, stop, where):
             **shards,
         )
 
-    stop.devices = where
     each = [stop, callbacks.FiniteLosses(settings.run_dir / "checkpoints")]  # before all that writes
     writers = _writers(model, settings, record, reals, held_out) if where.is_chief else []
     started = time.monotonic()
@@ -436,7 +433,7 @@ def train(model, settings, record, reals, held_out, stop, where):
         for callback in (stop, *writers):
             if hasattr(callback, "close"):
                 callback.close()
-    print(f"{int(model.step.numpy()) - step:,} steps in {callbacks.duration(time.monotonic() - started)}", flush=True)
+    print(f"{model.steps_done - step:,} steps in {callbacks.duration(time.monotonic() - started)}", flush=True)
 
 
 def _writers(model, settings, record, reals, held_out):
@@ -477,7 +474,7 @@ def export_model(model, settings, record, held_out):
     facts = {"arch": settings.arch, "training": _training_record(record)}
     class_names = record["class_names"] if settings.conditional else ()
     saved_model = export(model, settings.export_dir, settings.name, class_names=class_names, record=facts, **extras)
-    print(f"exported step {int(model.step.numpy()):,} to {saved_model}", flush=True)
+    print(f"exported step {model.steps_done:,} to {saved_model}", flush=True)
     return saved_model
 
 

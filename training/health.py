@@ -69,7 +69,7 @@ class Health(keras.callbacks.Callback):
         self.latest = self._measured()
 
     def on_train_batch_end(self, batch, logs=None):
-        step = int(self.model.step.numpy())
+        step = self.model.steps_done
         if step % self.every == 0:
             self.latest = self._measured()
         # A share of nothing, where the real images are all alike, is left out.

@@ -49,7 +49,7 @@ def save(model, directory):
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"step_{int(model.step.numpy()):08d}.npz"
+    path = directory / f"step_{model.steps_done:08d}.npz"
     temporary = directory / f".{path.name}.{os.getpid()}.tmp"
     try:
         with open(temporary, "wb") as file:

@@ -90,6 +90,11 @@ class GenerativeModel(keras.Model):
         """Returns `value`, or, where it is `None`, what the variant's recipe sets for the argument `name`."""
         return self.recipe.hyperparameters.get(name) if value is None else value
 
+    @property
+    def steps_done(self):
+        """Steps that the model was trained for, an int."""
+        return int(self.step.numpy())  # `int(variable)` fails for one of several replicas
+
     @classmethod
     def resolve_hyperparameters(cls, hyperparameters):
         """Returns constructor arguments with those replaced that depend on what is installed, such as weights."""

@@ -187,6 +187,17 @@ def spectral_layers(model):
     return [layer for layer in model._flatten_layers() if isinstance(layer, _SpectralNormalization)]
 
 
+def batch_norms(*networks):
+    """Returns the batch norms of networks or layers, at any depth."""
+    layers = (layer for network in networks for layer in network._flatten_layers())
+    return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def moving_statistics(layers):
+    """Returns the variables of batch norms that training moves without a gradient."""
+    return [variable for layer in layers for variable in (layer.moving_mean, layer.moving_variance)]
+
+
 @keras.saving.register_keras_serializable(package="zoo")
 class Dropout(keras.layers.Layer):
     """Sets a `rate` of its inputs to 0 in training and scales the others by 1 / (1 - rate).

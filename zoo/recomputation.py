@@ -4,10 +4,10 @@ Training then keeps the inputs of each block in place of all that is in it, for 
 the second time is what was computed the first time: the same random draws, and no second update of batch norm.
 """
 
-import keras
 import tensorflow as tf
 
 from zoo import randomness
+from zoo.layers import batch_norms, moving_statistics
 
 
 def recompute_activations(model):
@@ -43,13 +43,7 @@ def recompute_activations(model):
 
 
 def _recomputed(block, call):
-    statistics = [
-        variable
-        for layer in block._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization)
-        for variable in (layer.moving_mean, layer.moving_variance)
-    ]
-
+    statistics = moving_statistics(batch_norms(block))
     direct = False
 
     def in_training(*inputs, **options):

@@ -8,6 +8,8 @@ gradients are added up. All that no gradient moves is computed alike on every re
 import keras
 import tensorflow as tf
 
+from zoo.layers import batch_norms, moving_statistics
+
 
 def count():
     """Returns how many replicas train together: 1 outside a `tf.distribute` strategy."""
@@ -60,17 +62,12 @@ def agreeing(gradients, optimizer):
 
 def average_statistics(*networks):
     """Gives every replica the mean of the replicas' moving statistics of batch norm."""
-    if count() == 1:
-        return
-    layers = [layer for layer in _batch_norms(*networks) if not layer.synchronized]
-    variables = [variable for layer in layers for variable in (layer.moving_mean, layer.moving_variance)]
-    if variables:
-        average_variables(variables)
+    average_variables(moving_statistics(layer for layer in batch_norms(*networks) if not layer.synchronized))
 
 
 def average_variables(variables):
     """Gives every replica the mean of the replicas' values of some float32 variables."""
-    if count() == 1:
+    if count() == 1 or not variables:
         return
     values = [tf.identity(tf.convert_to_tensor(variable)) for variable in variables]
     means = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, values)
@@ -94,14 +91,9 @@ def compiled(model, function, jit_compile):
     The synchronization over replicas has to be in the graph of the whole step: in a function inside of it, and by XLA,
     TensorFlow refuses it.
     """
-    if any(layer.synchronized for layer in _batch_norms(*model.networks.values())):
+    if any(layer.synchronized for layer in batch_norms(*model.networks.values())):
         return function
     return tf.function(function, jit_compile=jit_compile)
-
-
-def _batch_norms(*networks):
-    layers = (layer for network in networks for layer in network._flatten_layers())
-    return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 
 def synchronize_batch_norm(model):
@@ -112,7 +104,7 @@ def synchronize_batch_norm(model):
     Returns:
         How many layers that concerns.
     """
-    found = _batch_norms(*model.networks.values())
+    found = batch_norms(*model.networks.values())
     for layer in found:
         layer.synchronized = True
     return len(found)

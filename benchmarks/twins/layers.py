@@ -13,7 +13,8 @@ class _Spectral:
 
     output_axis = 0
 
-    def start(self):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
         matrix = self._matrix()
         self.register_buffer("u", functional.normalize(torch.randn(matrix.shape[0]), dim=0))
         self.register_buffer("v", functional.normalize(torch.randn(matrix.shape[1]), dim=0))
@@ -35,10 +36,6 @@ class _Spectral:
 class SpectralConv2d(_Spectral, nn.Conv2d):
     """Convolution with spectral norm."""
 
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
-        self.start()
-
     def forward(self, x):
         return self._conv_forward(x, self.normalized_weight(), self.bias)
 
@@ -48,20 +45,12 @@ class SpectralConvTranspose2d(_Spectral, nn.ConvTranspose2d):
 
     output_axis = 1
 
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
-        self.start()
-
     def forward(self, x):
         return functional.conv_transpose2d(x, self.normalized_weight(), self.bias, self.stride, self.padding)
 
 
 class SpectralLinear(_Spectral, nn.Linear):
     """Dense layer with spectral norm."""
-
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
-        self.start()
 
     def forward(self, x):
         return functional.linear(x, self.normalized_weight(), self.bias)

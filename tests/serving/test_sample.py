@@ -1,10 +1,8 @@
 """`python -m serving.sample` end to end, on SavedModels of a few lines and one of the zoo's."""
 
-import contextlib
 import csv
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -16,6 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 from serving import interpolation, sample, sample_folder, saved_model
+from tests.disk import largest_file
 from training import data
 
 REPOSITORY = Path(__file__).parents[2]
@@ -336,17 +335,6 @@ def test_a_second_process_at_the_same_time_is_refused(models, tmp_path, capsys):
         run(models / "noise", tmp_path / "out", "--count", 3, status=1)
         assert "Another process is writing" in capsys.readouterr().err
     run(models / "noise", tmp_path / "out", "--count", 3)
-
-
-@contextlib.contextmanager
-def largest_file(count):
-    """Within it the kernel refuses to make a file larger than `count` bytes, in the middle of a write."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (count, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_full_disk_leaves_whole_files_and_their_rows_and_the_same_command_goes_on(models, tmp_path, capsys):

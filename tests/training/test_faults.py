@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -24,6 +23,7 @@ from PIL import Image
 
 from evaluation.subject import ExportedModel
 from serving.saved_model import Generator, locate
+from tests.disk import largest_file
 from tests.training.test_resume import assert_same, disk_state
 from training import data, fit, image_cache, run_lock
 from training.export import versions
@@ -265,20 +265,9 @@ def assert_told_of_space(capsys):
     assert re.search(r"training\.fit: .*for want of space.*the same command again", message.splitlines()[-1]), message
 
 
-@contextlib.contextmanager
-def files_of_at_most(num_bytes):
-    """Lets no file of this process grow beyond `num_bytes`: a write fails as it does on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_checkpoint_that_finds_no_space_is_told_and_the_same_command_goes_on_later(place, images, longer, capsys):
     before, size = kept(place), newest(place).stat().st_size
-    with files_of_at_most(size - 1000):
+    with largest_file(size - 1000):
         assert run_here(*words(images, place, steps=LONGER)) == 1
     assert_told_of_space(capsys)
     assert kept(place) == before, "a half-written checkpoint stayed, or a whole one went"
@@ -327,7 +316,7 @@ def test_an_export_that_finds_no_space_is_told_leaves_nothing_and_is_made_later(
 
 
 def test_a_cache_that_finds_no_space_is_told_and_leaves_nothing(tmp_path, images, mount):
-    with files_of_at_most(2000), pytest.raises(data.DataError, match=r"Writing failed \(File too large\).*ZOO_CACHE"):
+    with largest_file(2000), pytest.raises(data.DataError, match=r"Writing failed \(File too large\).*ZOO_CACHE"):
         data.load(images, size=16, cache_dir=tmp_path / "cache", progress=False)
     assert os.listdir(tmp_path / "cache") == [".lock"]
     small = mount(tmp_path / "small", "size=1m")
