@@ -154,7 +154,7 @@ class Autoencoder(GenerativeModel):
         return replicas.reducible(logs)
 
     def _after_update(self, z):
-        """What a subclass does with the latents of a step's images (of its last part)."""
+        """What a subclass does with the latents of a step's images."""
 
 
 class Encoder(keras.Model):

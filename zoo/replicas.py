@@ -26,19 +26,20 @@ def accumulated(gradient_function, inputs, num_parts):
         num_parts: Number of parts.
 
     Returns:
-        `(gradients, logs)`: sums and means. Where the function returns more, the rest of the last part.
+        `(gradients, logs)`: sums and means. Where the function returns more, the rows of all parts.
     """
     first = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32) * num_parts
-    total, logs, rest = [], {}, []
+    total, logs, others = [], {}, []
     for number in range(num_parts):
         with tf.control_dependencies(total):  # one part after another: side by side they would save no memory
             rows, part = [_part(each, number, num_parts) for each in inputs], first + number
         gradients, part_logs, *rest = gradient_function(*rows, part)
+        others.append(rest)
         total = [a + b for a, b in zip(total, gradients, strict=True)] if total else gradients
         logs = {name: logs.get(name, 0.0) + value / num_parts for name, value in part_logs.items()}
     if count() > 1:  # outputs of a function have no device, which collectives ask for
         total = [tf.identity(each) for each in total]
-    return (total, logs, *rest)
+    return (total, logs, *(tf.concat(each, axis=0) for each in zip(*others, strict=True)))
 
 
 def _part(tensor, number, num_parts):

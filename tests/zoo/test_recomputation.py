@@ -40,6 +40,19 @@ def test_recomputed_activations_give_the_same_step(arch):
             np.testing.assert_allclose(found[key], value, rtol=1e-3, atol=1e-4, err_msg=key)
 
 
+def test_the_activations_are_computed_again():
+    counts = []
+    for recompute in (False, True):
+        model = zoo.create("dcgan", (32, 32, 3), **CASES["dcgan"])
+        if recompute:
+            recomputation.recompute_activations(model)
+        model.compile(jit_compile=False)
+        step = tf.function(model.train_step).get_concrete_function(tf.TensorSpec([4, 32, 32, 3]))
+        functions = step.graph.as_graph_def().library.function
+        counts.append(sum(node.op == "Conv2D" for function in functions for node in function.node_def))
+    assert counts[1] > counts[0] > 0
+
+
 def test_a_penalty_on_a_gradient_is_refused():
     with pytest.raises(ValueError, match="cannot be combined with r1_weight=1"):
         recomputation.recompute_activations(zoo.create("dcgan", (32, 32, 3), base_filters=4, r1_weight=1.0))
