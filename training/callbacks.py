@@ -60,11 +60,14 @@ class MetricsLog(keras.callbacks.Callback):
         steps: Last step.
         images_per_step: Real images a step.
         every: Steps between rows.
+        waiting: `training.data.Waiting` of the batches: each row then has `data_wait`, the share of the time since the
+            row before that went by in waiting for them. Not with several devices, which fetch theirs ahead.
     """
 
-    def __init__(self, path, steps, images_per_step, every):
+    def __init__(self, path, steps, images_per_step, every, waiting=None):
         super().__init__()
         self.path = Path(path)
+        self.waiting = waiting
         self.steps = steps
         self.images_per_step = images_per_step
         self.every = every
@@ -72,7 +75,7 @@ class MetricsLog(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.start = self.mark = self.model.steps_done
-        _drop_rows_after(self.path, self.start)
+        self.columns = _drop_rows_after(self.path, self.start)
         self.file = open(self.path, "a", newline="", encoding="utf-8")
         self.started = self.marked = None
         if sys.stderr.isatty():
@@ -85,6 +88,7 @@ class MetricsLog(keras.callbacks.Callback):
         if self.started is None:  # the first step compiles: speeds are measured from its end
             self.started = self.marked = now
             self.start = self.mark = step
+            self.waited = self._waited()
             print("the first step is done: what it compiled is kept for the next ones", file=sys.stderr, flush=True)
         if self.bar is not None:
             self.bar.update(1)
@@ -92,10 +96,15 @@ class MetricsLog(keras.callbacks.Callback):
         if step % self.every and step != self.steps:
             return
         speed = (step - self.mark) * self.images_per_step / max(now - self.marked, 1e-9) if step > self.mark else 0.0
-        self.mark, self.marked = step, now
-        row = {"step": step, **logs, "images_per_second": speed, "time": time.time()}
-        writer = csv.DictWriter(self.file, fieldnames=list(row))
-        if self.file.tell() == 0:
+        waited = (self._waited() - self.waited) / max(now - self.marked, 1e-9)
+        self.mark, self.marked, self.waited = step, now, self._waited()
+        row = {"step": step, **logs, "images_per_second": speed}
+        row |= {} if self.waiting is None else {"data_wait": min(waited, 1.0)}
+        row["time"] = time.time()
+        # A run that an older version began keeps its columns.
+        writer = csv.DictWriter(self.file, fieldnames=self.columns or list(row), extrasaction="ignore")
+        if self.columns is None:
+            self.columns = writer.fieldnames
             writer.writeheader()
         writer.writerow(row)
         self.file.flush()
@@ -103,6 +112,9 @@ class MetricsLog(keras.callbacks.Callback):
             values = "  ".join(f"{name} {value:.4g}" for name, value in logs.items())
             left = (self.steps - step) * (now - self.started) / max(step - self.start, 1)
             print(f"step {step}/{self.steps}  {values}  {speed:.1f} images/s  {duration(left)} left", flush=True)
+
+    def _waited(self):
+        return 0.0 if self.waiting is None else self.waiting.seconds
 
     def on_train_end(self, logs=None):
         self.close()
@@ -116,8 +128,9 @@ class MetricsLog(keras.callbacks.Callback):
 
 
 def _drop_rows_after(path, step):
+    """Removes the rows after a step; returns the names of the columns, `None` if there are none yet."""
     if not path.exists():
-        return
+        return None
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     # A run killed while it wrote leaves half a row.
@@ -126,8 +139,10 @@ def _drop_rows_after(path, step):
     def write(file):
         file.write("".join(",".join(row) + "\r\n" for row in [rows[0], *whole]).encode())
 
-    if rows:
-        pictures.save_atomically(path, write)
+    if not rows:
+        return None
+    pictures.save_atomically(path, write)
+    return rows[0]
 
 
 def duration(seconds):

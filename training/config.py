@@ -58,7 +58,7 @@ class FitConfig:
     batch_size: int
     seed: int
     precision: str
-    jit: bool
+    jit: bool | None
     strategy: str
     sync_batch_norm: bool
     accumulate: int
@@ -123,7 +123,9 @@ def build_parser():
     how.add_argument("--seed", type=int, metavar="N", help="every random draw follows from it; default 0")
     how.add_argument("--precision", choices=PRECISIONS,
                      help="auto: mixed_float16 on GPUs with tensor cores, float32 elsewhere")  # fmt: skip
-    how.add_argument("--jit", action=argparse.BooleanOptionalAction, default=None, help="compile with XLA; default on")
+    how.add_argument(
+        "--jit", action=argparse.BooleanOptionalAction, default=None, help="compile with XLA; default on GPUs only"
+    )
     how.add_argument("--strategy", choices=devices.STRATEGIES,
                      help="auto (default): the machines of TF_CONFIG or Slurm, else all GPUs (mirrored), else one device")  # fmt: skip
     how.add_argument("--sync-batch-norm", action="store_true", default=None,
@@ -222,7 +224,7 @@ def resolve(arguments):
         batch_size=batch_size,
         seed=seed,
         precision=options.get("precision", "auto"),
-        jit=options.get("jit", True),
+        jit=options.get("jit"),
         strategy=strategy,
         sync_batch_norm=options.get("sync_batch_norm", False),
         accumulate=accumulate,

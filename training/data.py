@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import os
 import sys
+import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -186,9 +187,9 @@ def load(
     path = image_cache.root(cache_dir) / key
     decoded = image_cache.read(path)
     if decoded is None:
-        chunks = _decoded_chunks(source, shape, fit, workers, progress)
+        chunks = functools.partial(_decoded_chunks, source, shape, fit, workers, progress)
         try:
-            decoded = image_cache.write(path, chunks, shape, source.count, source.class_names)
+            decoded = image_cache.write(path, chunks, shape, source.count, source.class_names, source.skipped)
         except DataError as error:
             raise DataError(f"{source.title}: {error}") from error
     fingerprint = _fingerprint(decoded.content_hashes, decoded.labels, repr((options, decoded.class_names)))
@@ -220,16 +221,16 @@ def _fingerprint(content_hashes, labels, options):
     return digest.hexdigest()
 
 
-def _decoded_chunks(source, shape, fit, workers, progress):
-    """Yields an `image_cache.Chunk` for some entries at a time, in their order, decoding some ahead."""
+def _decoded_chunks(source, shape, fit, workers, progress, start):
+    """Yields an `image_cache.Chunk` for some entries at a time, in their order from the `start`-th, decoding some ahead."""
     from tqdm import tqdm  # here, because it would slow down every --help
 
-    yield _chunk_of([], shape, list(source.skipped))
-    entries = source.entries()
+    entries = itertools.islice(source.entries(), start, None)
     length = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // int(np.prod(shape))))
     pool = ThreadPoolExecutor(workers)  # Pillow releases the GIL while it decodes and resizes
     try:
-        with pillow_warnings(), tqdm(total=source.count, desc="Decoding", unit="image", disable=not progress) as bar:
+        bar = tqdm(total=source.count, initial=start, desc="Decoding", unit="image", disable=not progress)
+        with pillow_warnings(), bar:
             waiting = deque()
             while part := list(itertools.islice(entries, length)):
                 waiting.append(pool.submit(_decode_part, source, part, shape, fit))
@@ -389,6 +390,38 @@ def batches(
     if stop_step is None:  # Keras must not take the length of the counter for an epoch
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     return dataset
+
+
+class Waiting:
+    """Measures how long whoever reads a dataset waits for its elements.
+
+    Attributes:
+        seconds: In all, so far.
+    """
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def of(self, dataset):
+        """Returns the same dataset, measured. What reads it must not fetch ahead: the waiting would be that reader's."""
+        import tensorflow as tf
+
+        # A zip asks its datasets one after another: the clock, then the element.
+        clock = tf.data.Dataset.counter().map(lambda _: tf.numpy_function(time.monotonic, [], tf.float64))
+        timed = tf.data.Dataset.zip((clock, dataset)).map(self._counted)
+        options = tf.data.Options()
+        options.experimental_optimization.inject_prefetch = False
+        return timed.with_options(options)
+
+    def _counted(self, asked, element):
+        import tensorflow as tf
+
+        def add(asked):
+            self.seconds += time.monotonic() - float(asked)
+            return np.int64(0)
+
+        with tf.control_dependencies([tf.numpy_function(add, [asked], tf.int64)]):
+            return tf.nest.map_structure(tf.identity, element)
 
 
 def _check_stream(image_set, batch_size, start_step, stop_step, shard_index, shard_count, num_shards, num_updates):

@@ -317,7 +317,8 @@ def _start_from(model, run_dir):
 
 
 def _resolved_here(record):
-    """Returns the record with what depends on the machine: the precision, and hyperparameters that ask for weights."""
+    """Returns the record with what depends on the machine: precision, XLA, and hyperparameters that ask for weights."""
+    from zoo import replicas
     from zoo.registry import get_class
 
     hyperparameters = get_class(record["arch"]).resolve_hyperparameters(record["hyperparameters"])
@@ -328,7 +329,8 @@ def _resolved_here(record):
         details = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
         tensor_cores = details and all(each.get("compute_capability", (0,))[0] >= 7 for each in details)
         precision = "mixed_float16" if tensor_cores else "float32"
-    return record | {"precision": precision, "hyperparameters": hyperparameters}
+    jit = replicas.jit_compiles("auto" if record["jit"] is None else record["jit"])
+    return record | {"precision": precision, "hyperparameters": hyperparameters, "jit": jit}
 
 
 def _agree(run_dir, record):
@@ -382,13 +384,13 @@ def make_model(settings, record, num_images, where):
     if settings.gradient_checkpointing:
         recomputation.recompute_activations(model)
     synchronized = settings.sync_batch_norm and where.num_replicas > 1 and replicas.synchronize_batch_norm(model) > 0
-    if synchronized and settings.jit:
+    if synchronized and record["jit"]:
         print("without XLA: it cannot compile batch norm that is synchronized over devices", flush=True)
     model.compile(
         recipe=settings.recipe,
         steps=record["steps"],
         steps_per_epoch=max(1, num_images // settings.batch_size),
-        jit_compile=settings.jit and not synchronized,
+        jit_compile=record["jit"] and not synchronized,
         accumulate=settings.accumulate,
     )
     return model
@@ -420,12 +422,14 @@ def train(model, settings, record, reals, held_out, stop, where):
         )
 
     each = [stop, callbacks.FiniteLosses(settings.run_dir / "checkpoints")]  # before all that writes
-    writers = _writers(model, settings, record, reals, held_out) if where.is_chief else []
+    waiting = data.Waiting() if where.strategy is None else None
+    writers = _writers(model, settings, record, reals, held_out, waiting) if where.is_chief else []
     started = time.monotonic()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*shuffle=True.*")
             dataset = where.batches(batches)
+            dataset = dataset if waiting is None else waiting.of(dataset)
             model.fit(
                 dataset, steps_per_epoch=steps - step, epochs=1, callbacks=each + writers, verbose=0, shuffle=False
             )
@@ -433,10 +437,12 @@ def train(model, settings, record, reals, held_out, stop, where):
         for callback in (stop, *writers):
             if hasattr(callback, "close"):
                 callback.close()
-    print(f"{model.steps_done - step:,} steps in {callbacks.duration(time.monotonic() - started)}", flush=True)
+    took = time.monotonic() - started
+    share = "" if waiting is None else f", {waiting.seconds / took:.1%} of it waiting for images"
+    print(f"{model.steps_done - step:,} steps in {callbacks.duration(took)}{share}", flush=True)
 
 
-def _writers(model, settings, record, reals, held_out):
+def _writers(model, settings, record, reals, held_out, waiting):
     """Returns the callbacks that measure and write."""
     from training import callbacks, health
 
@@ -446,7 +452,7 @@ def _writers(model, settings, record, reals, held_out):
         health.Health(
             data.to_model_range(shown_reals(reals)), lambda: callbacks.samples(model), settings.sample_every
         ),  # before the log
-        callbacks.MetricsLog(settings.run_dir / "metrics.csv", steps, images_per_step, settings.log_every),
+        callbacks.MetricsLog(settings.run_dir / "metrics.csv", steps, images_per_step, settings.log_every, waiting),
         callbacks.SampleGrids(samples, settings.sample_every),
         callbacks.Checkpoints(settings.run_dir / "checkpoints", settings.checkpoint_every),
     ]

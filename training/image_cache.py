@@ -5,7 +5,8 @@
     KEY/about.json     shape, class names, skipped files, CRC of columns.npz
 
 A build writes to KEY.tmp-XXXX and holds a lock on its images.bin; the lock dies with the process, so that the next
-build can tell the leftovers of a dead one from the work of a live one.
+build can tell the leftovers of a dead one from the work of a live one. Of those of its own KEY it takes over the images
+that journal.jsonl tells of, a line a chunk.
 """
 
 import contextlib
@@ -127,15 +128,18 @@ def _sound(file, shape, checksums):
     return True
 
 
-def write(path, chunks, shape, count, class_names):
+def write(path, chunks, shape, count, class_names, skipped=()):
     """Builds the cache at `path` and opens it. The first of several processes that build the same one wins.
+
+    What a build of it that died (`kill -9`, a power cut, Ctrl-C) had decoded is taken over.
 
     Args:
         path: where the finished cache goes.
-        chunks: iterable of `Chunk`.
+        chunks: from a number of entries to an iterable of the `Chunk`s of those after them.
         shape: (h, w, c) of an image.
         count: how many images to expect at most, for the check of the free space.
         class_names: tuple of strings.
+        skipped: [(name, reason)] known beforehand, which are no entries.
 
     Returns:
         A `Decoded`.
@@ -146,28 +150,30 @@ def write(path, chunks, shape, count, class_names):
     folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _check_space(folder, count * (int(np.prod(shape)) + _BYTES_PER_ROW) + _MARGIN_BYTES)
+        needed = count * (int(np.prod(shape)) + _BYTES_PER_ROW) + _MARGIN_BYTES
+        left = sum(file.stat().st_size for file in folder.glob(f"{path.name}.tmp-*/images.bin"))
+        _check_space(folder, needed - left)
         with _lock(folder / ".lock"):
             remove_stale(folder)
-            temporary = folder / f"{path.name}.tmp-{secrets.token_hex(6)}"
-            temporary.mkdir()
-            file = open(temporary / "images.bin", "wb")
-            with contextlib.suppress(OSError):  # without locks, leftovers are told by their age alone
-                try_lock(file)
+            build = _taken_over(path, shape) or _Build(folder / f"{path.name}.tmp-{secrets.token_hex(6)}")
     except OSError as error:
         raise DataError(
             f"The image cache cannot be written to {folder} ({error.strerror or error}). {_MOVE_IT}"
         ) from error
     try:
-        with file:
-            _fill(temporary, file, chunks, shape, class_names)
-            _publish(temporary, path)
-    except OSError as error:
+        with build:
+            for chunk in chunks(build.num_entries):
+                build.add(chunk)
+            build.finish(shape, class_names, skipped)
+            _publish(build.folder, path)
+    except Exception as error:  # what is left of a build that was merely interrupted is of use
+        shutil.rmtree(build.folder, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         text = "The disk filled up" if full else f"Writing failed ({error.strerror or error})"
         raise DataError(f"{text} while the image cache was written to {folder}. {_MOVE_IT}") from error
-    finally:  # Ctrl-C included
-        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(build.folder, ignore_errors=True)  # where another process was faster
     decoded = read(path)
     if decoded is None:
         raise DataError(f"The image cache {path} was damaged while it was written. Delete it and check the disk.")
@@ -186,40 +192,116 @@ def _readable(size):
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
-def _fill(temporary, file, chunks, shape, class_names):
-    labels, hashes, checksums, ends, skipped = [], [], [], [], []
-    block = bytearray()
-    for chunk in chunks:
-        file.write(np.ascontiguousarray(chunk.images).data)
-        labels.append(chunk.labels)
-        hashes.append(chunk.content_hashes)
-        checksums.append(np.array([zlib.crc32(image) for image in chunk.images], np.uint32))
-        for name in chunk.names:
-            block += name.encode("utf-8", "surrogateescape")
-            ends.append(len(block))
-        skipped += chunk.skipped
-    if len(ends) < 2:
-        raise DataError(_too_few(len(ends), skipped))
-    _to_disk(file)
-    with open(temporary / "columns.npz", "wb") as columns:
-        np.savez(
-            columns,
-            labels=np.concatenate(labels),
-            content_hashes=np.concatenate(hashes),
-            checksums=np.concatenate(checksums),
-            name_block=np.frombuffer(block, np.uint8),
-            name_ends=np.array(ends, np.int64),
-        )
-        _to_disk(columns)
-    about = {
-        "shape": [len(ends), *shape],
-        "class_names": list(class_names),
-        "skipped": skipped,
-        "columns_crc": zlib.crc32((temporary / "columns.npz").read_bytes()),
-    }
-    with open(temporary / "about.json", "w", encoding="ascii") as text:
-        json.dump(about, text)
-        _to_disk(text)
+class _Build:
+    """A cache that is being built.
+
+    Args:
+        folder: Where. If it exists, the build goes on from what lies there.
+
+    Attributes:
+        num_entries: How many files of the source are dealt with.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        self._images = open(folder / "images.bin", "a+b")
+        self._journal = open(folder / "journal.jsonl", "a+b")
+        try:
+            self.is_ours = try_lock(self._images)
+        except OSError:  # without locks nobody can tell whether another process is at it
+            self.is_ours = self._images.tell() == 0
+        self._labels, self._hashes, self._checksums, self._ends, self._skipped = [], [], [], [], []
+        self._block = bytearray()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._images.close()
+        self._journal.close()
+
+    @property
+    def num_entries(self):
+        return len(self._ends) + len(self._skipped)
+
+    def take_over(self, shape):
+        """Counts in the chunks that lie here, up to the first one that is not whole, and removes the rest."""
+        length, whole = int(np.prod(shape)), 0
+        self._images.seek(0)
+        self._journal.seek(0)
+        for line in self._journal:
+            try:
+                row = json.loads(line)
+                checksums = np.array(row["checksums"], np.uint32)
+            except (ValueError, KeyError, TypeError):
+                break
+            content = self._images.read(len(checksums) * length)
+            found = [zlib.crc32(content[i * length : (i + 1) * length]) for i in range(len(checksums))]
+            if len(content) < len(checksums) * length or found != checksums.tolist():
+                break
+            self._count(row["labels"], row["content_hashes"], checksums, row["names"], row["skipped"])
+            whole += len(line)
+        self._journal.truncate(whole)
+        self._images.truncate(len(self._ends) * length)
+
+    def add(self, chunk):
+        checksums = np.array([zlib.crc32(image) for image in chunk.images], np.uint32)
+        columns = (chunk.labels.tolist(), chunk.content_hashes.tolist(), checksums.tolist(), chunk.names, chunk.skipped)
+        self._images.write(np.ascontiguousarray(chunk.images).data)
+        self._images.flush()  # before the line that says that they are there
+        row = dict(zip(("labels", "content_hashes", "checksums", "names", "skipped"), columns, strict=True))
+        self._journal.write(json.dumps(row).encode("ascii") + b"\n")
+        self._journal.flush()
+        self._count(chunk.labels, chunk.content_hashes, checksums, chunk.names, chunk.skipped)
+
+    def _count(self, labels, hashes, checksums, names, skipped):
+        self._labels.append(np.array(labels, np.int32))
+        self._hashes.append(np.array(hashes, np.uint64))
+        self._checksums.append(checksums)
+        for name in names:
+            self._block += name.encode("utf-8", "surrogateescape")
+            self._ends.append(len(self._block))
+        self._skipped += map(tuple, skipped)
+
+    def finish(self, shape, class_names, skipped):
+        """Writes what `read` wants besides the images; `skipped` come before those of the chunks."""
+        skipped = [*skipped, *self._skipped]
+        if len(self._ends) < 2:
+            raise DataError(_too_few(len(self._ends), skipped))
+        _to_disk(self._images)
+        with open(self.folder / "columns.npz", "wb") as columns:
+            np.savez(
+                columns,
+                labels=np.concatenate(self._labels),
+                content_hashes=np.concatenate(self._hashes),
+                checksums=np.concatenate(self._checksums),
+                name_block=np.frombuffer(self._block, np.uint8),
+                name_ends=np.array(self._ends, np.int64),
+            )
+            _to_disk(columns)
+        about = {
+            "shape": [len(self._ends), *shape],
+            "class_names": list(class_names),
+            "skipped": skipped,
+            "columns_crc": zlib.crc32((self.folder / "columns.npz").read_bytes()),
+        }
+        with open(self.folder / "about.json", "w", encoding="ascii") as text:
+            json.dump(about, text)
+            _to_disk(text)
+        (self.folder / "journal.jsonl").unlink()
+
+
+def _taken_over(path, shape):
+    """Returns a build of the cache at `path` that another process left when it died, or `None`."""
+    for folder in path.parent.glob(f"{path.name}.tmp-*"):
+        with contextlib.suppress(OSError):
+            build = _Build(folder)
+            if build.is_ours:
+                build.take_over(shape)
+                return build
+            build.__exit__()
+    return None
 
 
 def _too_few(usable, skipped):
@@ -240,14 +322,14 @@ def _publish(temporary, path):
         if path.exists():
             if read(path) is not None:  # another process was faster, with the same files
                 return
-            damaged = path.parent / f"{path.name}.tmp-{secrets.token_hex(6)}"
+            damaged = path.parent / f"{path.name}.damaged.tmp-{secrets.token_hex(6)}"  # nobody's to take over
             os.rename(path, damaged)  # whoever has it mapped keeps it
             shutil.rmtree(damaged, ignore_errors=True)
         os.rename(temporary, path)
 
 
 def remove_stale(folder):
-    """Removes what builds that died left in `folder`."""
+    """Removes what builds that died over a day ago left in `folder`."""
     for item in folder.glob("*.tmp-*"):
         with contextlib.suppress(OSError):
             if _is_stale(item):
@@ -255,9 +337,11 @@ def remove_stale(folder):
 
 
 def _is_stale(item):
-    if fcntl is None or not (item / "images.bin").exists():
-        return time.time() - item.stat().st_mtime > _STALE_SECONDS
-    with open(item / "images.bin", "rb") as file:
+    images = item / "images.bin"
+    is_old = time.time() - (images if images.exists() else item).stat().st_mtime > _STALE_SECONDS
+    if not is_old or fcntl is None or not images.exists():
+        return is_old
+    with open(images, "rb") as file:
         return try_lock(file)
 
 

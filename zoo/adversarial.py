@@ -154,7 +154,7 @@ class GAN(GenerativeModel):
         recipe=None,
         steps=None,
         steps_per_epoch=None,
-        jit_compile=True,
+        jit_compile="auto",
         accumulate=1,
     ):
         """Configures the training; without arguments, as the recipe says.
@@ -165,7 +165,7 @@ class GAN(GenerativeModel):
             recipe: `Recipe` to take the optimizers' settings from, in place of the variant's own.
             steps: Steps in all, where the learning rate decays linearly; the recipe's, if not given.
             steps_per_epoch: Steps a pass over the data, where it decays exponentially.
-            jit_compile: Whether XLA compiles the two loss-and-gradient functions.
+            jit_compile: Whether XLA compiles the two loss-and-gradient functions; `auto`: where there is a GPU.
             accumulate: Equal parts that the images of an update go through the networks in, one after another, to save
                 memory; the gradient is the mean of theirs. The draws are those of the whole; the statistics of batch
                 norm are those of a part.
@@ -184,7 +184,7 @@ class GAN(GenerativeModel):
         # Built now: weights loaded before the first step would skip optimizers that have no variables yet.
         self.d_optimizer.build(self.discriminator.trainable_variables)
         self.g_optimizer.build(self.generator.trainable_variables)
-        self._jit_compile_gradients = jit_compile
+        self._jit_compile_gradients = jit_compile = replicas.jit_compiles(jit_compile)
         self.accumulate = accumulate
         # XLA is used inside: a compiled `train_step` cannot hold the collectives of several replicas.
         self._discriminator_function = replicas.compiled(self, self.discriminator_gradients, jit_compile)

@@ -60,7 +60,9 @@ class Autoencoder(GenerativeModel):
     def optimizers_by_name(self):
         return {} if getattr(self, "optimizer", None) is None else {"optimizer": self.optimizer}
 
-    def compile(self, optimizer=None, *, recipe=None, steps=None, steps_per_epoch=None, jit_compile=True, accumulate=1):
+    def compile(
+        self, optimizer=None, *, recipe=None, steps=None, steps_per_epoch=None, jit_compile="auto", accumulate=1
+    ):
         """Configures the training; without arguments, as the recipe says.
 
         Args:
@@ -68,7 +70,7 @@ class Autoencoder(GenerativeModel):
             recipe: `Recipe` to take the optimizer's settings from, in place of the variant's own.
             steps: Steps in all, where the learning rate decays linearly.
             steps_per_epoch: Steps a pass over the data, where it decays exponentially.
-            jit_compile: Whether XLA compiles the loss-and-gradient function.
+            jit_compile: Whether XLA compiles the loss-and-gradient function; `auto`: where there is a GPU.
             accumulate: As of `GAN.compile`.
         """
         recipe = recipe or self.recipe
@@ -76,7 +78,7 @@ class Autoencoder(GenerativeModel):
             optimizer = make_optimizer(recipe, recipe.g_learning_rate, steps, steps_per_epoch)
         optimizer = scaled(keras.optimizers.get(optimizer))
         optimizer.build(self.coder_variables)
-        self._jit_compile_gradients = jit_compile
+        self._jit_compile_gradients = jit_compile = replicas.jit_compiles(jit_compile)
         self.accumulate = accumulate
         self._gradient_function = replicas.compiled(self, self.gradients, jit_compile)
         super().compile(optimizer=optimizer, jit_compile=False)

@@ -86,6 +86,14 @@ def reducible(logs):
     return {name: tf.reshape(value, [1]) for name, value in logs.items()}
 
 
+def jit_compiles(asked):
+    """Returns whether XLA is to compile: as `asked` (a bool), or for `auto` where there is a GPU.
+
+    On CPUs oneDNN's convolutions are faster than XLA's (docs/performance.md), and nothing has to be compiled first.
+    """
+    return bool(tf.config.list_physical_devices("GPU")) if asked == "auto" else asked
+
+
 def compiled(model, function, jit_compile):
     """Returns `function` as a `tf.function`, or as it is where its batch norm is synchronized.
 

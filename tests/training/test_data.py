@@ -815,16 +815,79 @@ def wait_for_growth(tmp_path, process):
     pytest.fail("the build never got going")
 
 
-def test_a_build_that_is_killed_leaves_no_half_cache_and_its_leftovers_are_removed(tmp_path):
+@pytest.fixture
+def killed(tmp_path):
+    """(images, one of which is none; what a build of them that was killed left; how many it had decoded)."""
     root = folder_of(tmp_path / "images", 100, 60, 60)
+    (root / "bad.png").write_bytes(b"no image")
     process = start_build(root)
     left = wait_for_growth(tmp_path, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert left.exists() and the_cache(tmp_path) == left
-    assert len(load(root)) == 100
-    assert not left.exists() and ".tmp-" not in the_cache(tmp_path).name
+    return root, left, (left / "images.bin").stat().st_size // (24 * 24 * 3)
+
+
+def goes_on(root, left, monkeypatch):
+    """Asserts that the next build ends as one that began anew. Returns how many images it decoded."""
+    decoded = []
+    decode = data.decode
+    monkeypatch.setattr(data, "decode", lambda *arguments: decoded.append(1) or decode(*arguments))
+    taken_up = load(root)
+    num_decoded = len(decoded)
+    assert not left.exists() and ".tmp-" not in the_cache(left.parents[1]).name
+    assert not (the_cache(left.parents[1]) / "journal.jsonl").exists()
+    anew = load(root, cache_dir=left.parents[1] / "another")
+    assert same(taken_up, anew) and len(anew) == 100
+    assert list(taken_up.names) == list(anew.names) and taken_up.skipped == anew.skipped != ()
+    np.testing.assert_array_equal(taken_up.images, anew.images)
+    return num_decoded
+
+
+def test_a_build_that_is_killed_is_taken_up_where_it_was(killed, monkeypatch):
+    root, left, done = killed
+    assert 0 < done < 100
+    assert goes_on(root, left, monkeypatch) <= 101 - (done - 2)  # the kill may fall between a chunk and its line
+
+
+def cut_images(left):
+    os.truncate(left / "images.bin", 1000)
+
+
+def flip_in_images(left):
+    with open(left / "images.bin", "r+b") as file:
+        first = file.read(1)[0]
+        file.seek(0)
+        file.write(bytes([first ^ 1]))
+
+
+def cut_journal(left):
+    os.truncate(left / "journal.jsonl", (left / "journal.jsonl").stat().st_size - 5)
+
+
+def odd_journal(left):
+    (left / "journal.jsonl").write_text('[1]\n{"checksums": ["x"]}\n')
+
+
+def no_journal(left):
+    (left / "journal.jsonl").unlink()
+
+
+@pytest.mark.parametrize("damage", [cut_images, flip_in_images, cut_journal, odd_journal, no_journal])
+def test_what_is_not_whole_of_a_killed_build_is_decoded_again(killed, monkeypatch, damage):
+    root, left, _ = killed
+    damage(left)
+    assert goes_on(root, left, monkeypatch) > 0
+
+
+def test_a_killed_build_of_another_size_is_left_to_its_next_start_but_not_for_ever(killed):
+    root, left, _ = killed
+    load(root, size=16)
+    assert left.exists()
+    os.utime(left / "images.bin", (0, 0))
+    load(root, size=17)
+    assert not left.exists()
 
 
 def test_a_live_build_is_left_alone_and_two_at_once_agree(tmp_path):
@@ -839,14 +902,22 @@ def test_a_live_build_is_left_alone_and_two_at_once_agree(tmp_path):
     assert same(ours, load(root))
 
 
-def test_an_interrupted_build_cleans_up(tmp_path, monkeypatch):
+def test_an_interrupted_build_is_taken_up_where_it_was(tmp_path, monkeypatch):
+    root, decode, decoded = folder_of(tmp_path / "images", 300), data.decode, []
+
     def interrupt(*arguments):
-        raise KeyboardInterrupt
+        decoded.append(1)
+        if len(decoded) == 290:
+            raise KeyboardInterrupt
+        return decode(*arguments)
 
     monkeypatch.setattr(data, "decode", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        load(folder_of(tmp_path / "images"))
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
+        load(root, workers=1)
+    decoded.clear()
+    assert len(load(root, workers=1)) == 300
+    assert 0 < len(decoded) < 300
+    assert ".tmp-" not in the_cache(tmp_path).name
 
 
 def test_a_full_disk_is_told_before_anything_is_decoded(tmp_path, monkeypatch):
@@ -1179,3 +1250,46 @@ def test_transforms_are_parsed():
 def test_a_wrong_transform_says_what_is_allowed(text, message):
     with pytest.raises(ValueError, match=message):
         data.parse_transform(text)
+
+
+# How long the reader waits
+
+
+def test_the_time_that_training_waits_for_images_is_measured():
+    import keras
+    import tensorflow as tf
+
+    def slow(seconds):
+        def work(x):
+            time.sleep(seconds)
+            return np.float32(x)
+
+        return lambda x: tf.ensure_shape(tf.numpy_function(work, [x], tf.float32), ())
+
+    class Model(keras.Model):
+        def train_step(self, batch):
+            return {"loss": slow(0.05)(batch)}
+
+    def waited(seconds, count=20):
+        waiting, model = data.Waiting(), Model()
+        model.compile(jit_compile=False)
+        images = tf.data.Dataset.range(count).map(slow(seconds)).prefetch(2)
+        model.fit(waiting.of(images), steps_per_epoch=count, verbose=0, shuffle=False)
+        return waiting.seconds
+
+    starved = waited(0.1)
+    assert starved > 0.8 * 20 * (0.1 - 0.05)  # a busy machine can only add to it
+    assert waited(0.0) < starved
+
+
+def test_what_is_measured_is_the_same_dataset():
+    import tensorflow as tf
+
+    source = tf.data.Dataset.from_tensor_slices((np.arange(12.0).reshape(4, 3), np.arange(4)))
+    waiting = data.Waiting()
+    found = list(waiting.of(source).as_numpy_iterator())
+    assert waiting.of(source).element_spec == source.element_spec and waiting.of(source).cardinality() == 4
+    for (images, labels), (expected, expected_labels) in zip(found, source.as_numpy_iterator(), strict=True):
+        np.testing.assert_array_equal(images, expected)
+        assert labels == expected_labels
+    assert waiting.seconds > 0

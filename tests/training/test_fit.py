@@ -137,10 +137,11 @@ def test_a_run_leaves_everything_it_promises(emoji):
 def test_metrics_have_a_row_every_so_many_steps_of_finite_numbers(emoji):
     rows = rows_of(emoji[0] / "run")
     health = {"d_real_accuracy", "d_fake_accuracy", "d_gradient_norm", "g_gradient_norm", "sample_diversity"}
-    assert set(rows[0]) == {"step", "d_loss", "g_loss", "images_per_second", "time"} | health
+    assert set(rows[0]) == {"step", "d_loss", "g_loss", "images_per_second", "data_wait", "time"} | health
     assert [row["step"] for row in rows] == ["2", "4", "6"]
     assert all(math.isfinite(float(value)) for row in rows for value in row.values())
     assert all(float(row["images_per_second"]) > 0 for row in rows)
+    assert all(0 <= float(row["data_wait"]) <= 1 for row in rows)
     assert len({row["d_loss"] for row in rows}) == 3, "the losses stand still"
 
 
