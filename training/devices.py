@@ -8,6 +8,7 @@ Only the chief, worker 0, reads and writes the run directory; the others take th
 import contextlib
 import json
 import os
+import re
 import zlib
 
 STRATEGIES = ("auto", "one", "mirrored", "multiworker")
@@ -65,15 +66,36 @@ def choose(name):
         if os.environ.get("TF_CONFIG"):
             resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         else:
-            resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
-                gpus_per_node=len(tf.config.list_physical_devices("GPU"))
-            )
+            resolver = _slurm_resolver()
         return Devices(tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver), *_place())
     gpus = [] if name == "one" else tf.config.list_logical_devices("GPU")
     if name == "mirrored" or len(gpus) > 1:
         devices = gpus or tf.config.list_logical_devices("CPU")
         return Devices(tf.distribute.MirroredStrategy([device.name for device in devices]))
     return Devices(None)
+
+
+def _slurm_resolver():
+    """Returns the resolver of a Slurm step: TensorFlow's reading of its variables, with three things put right."""
+    import tensorflow as tf
+
+    worker, num_workers = _place()
+    # Another port for each job: two may share a machine. Below those that the system gives to clients.
+    port = 15_000 + int(os.environ.get("SLURM_JOB_ID", 0)) % 15_000
+    # It fails where there are no GPUs, and shares them out once TensorFlow has taken them: each task uses what it sees.
+    spec = tf.distribute.cluster_resolver.SlurmClusterResolver(
+        port_base=port, gpus_per_node=num_workers, gpus_per_task=1, auto_set_gpu=False
+    ).cluster_spec()
+    # It sorts n10 before n9, and Slurm numbers the tasks the other way round.
+    addresses = sorted(spec.job_tasks("worker"), key=lambda text: [int(part) if part.isdigit() else part
+                                                                   for part in re.split(r"(\d+)", text)])  # fmt: skip
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": addresses}),
+        task_type="worker",
+        task_id=worker,
+        num_accelerators={"GPU": len(tf.config.list_physical_devices("GPU"))},
+        rpc_layer="grpc",
+    )
 
 
 class Devices:

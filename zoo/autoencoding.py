@@ -6,7 +6,7 @@ from keras import layers
 
 from zoo import randomness, replicas
 from zoo.generative import GenerativeModel, make_optimizer, scaled
-from zoo.layers import Dropout, Stack, batch_norm
+from zoo.layers import BatchNormalization, Dropout, Stack, batch_norm
 
 _TRAINING = 0  # purpose of the training step's draws
 
@@ -167,7 +167,7 @@ class Encoder(keras.Model):
         self.blocks = keras.Sequential()
         for power in range(5):
             self.blocks.add(layers.Conv2D(base_filters * 2**power, 3, strides=2, padding="same"))
-            self.blocks.add(layers.BatchNormalization(momentum=0.9, epsilon=1e-5))
+            self.blocks.add(BatchNormalization(momentum=0.9, epsilon=1e-5))
             self.blocks.add(layers.LeakyReLU(negative_slope=0.01))
         self.flatten = layers.Flatten()
         self.heads = layers.Dense(outputs, dtype="float32")

@@ -282,6 +282,39 @@ def test_a_wrong_tf_config_is_named(monkeypatch, config, said):
         devices.check("auto")
 
 
+def slurm(worker, nodes="localhost", tasks_per_node="2", num_tasks=2):
+    """The variables that `srun` gives to a task."""
+    return {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": nodes, "SLURM_STEP_TASKS_PER_NODE": tasks_per_node,
+            "SLURM_STEP_NUM_TASKS": str(num_tasks), "SLURM_PROCID": str(worker)}  # fmt: skip
+
+
+def test_a_job_of_slurm_trains(folder):
+    processes = [
+        start(
+            fit(folder, "--steps", 2),
+            folder / f"log.{worker}",
+            ZOO_CACHE=str(folder / f"cache{worker}"),
+            **slurm(worker),
+        )
+        for worker in range(2)
+    ]
+    assert finish(processes) == [0, 0], (folder / "log.0").read_text()[-3000:]
+    for worker in range(2):
+        assert f"2 workers of 1 device, this is worker {worker}" in (folder / f"log.{worker}").read_text()
+    assert [path.name for path in (folder / "saved_models/tiny").iterdir()] == ["1"]
+
+
+def test_the_tasks_of_slurm_have_the_addresses_of_their_own_machines(monkeypatch):
+    for name, value in slurm(2, "n[9-11]", "2,1(x2)", 4).items():
+        monkeypatch.setenv(name, value)
+    resolver = devices._slurm_resolver()
+    hosts, ports = zip(*(address.split(":") for address in resolver.cluster_spec().job_tasks("worker")), strict=True)
+    assert hosts == ("n9", "n9", "n10", "n11")  # block by block, as Slurm hands out its tasks
+    assert int(ports[1]) == int(ports[0]) + 1 and ports[0] == ports[2] == ports[3]
+    assert (resolver.task_type, resolver.task_id) == ("worker", 2)
+    assert resolver.num_accelerators() == {"GPU": 0}
+
+
 def test_multiworker_without_addresses_is_refused(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     monkeypatch.delenv("SLURM_STEP_NUM_TASKS", raising=False)

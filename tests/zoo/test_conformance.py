@@ -607,6 +607,26 @@ def check_mixed_precision(tmp_path, name, variant, policy):
     np.testing.assert_allclose(plain.sample(2), images, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("policy", "tolerance"), [("mixed_bfloat16", 0.05), ("mixed_float16", 0.01)])
+@every_variant
+def test_with_and_without_jit_mixed_precision_trains_alike(name, variant, policy, tolerance):
+    found = {}
+    for jit_compile in (True, False):
+        with dtype_policy(policy):
+            model = compiled(name, variant, jit_compile=jit_compile)
+            before = values(model)
+            found[jit_compile] = {
+                key: float(value) for key, value in model.train_step(tf.constant(batch_at(model, 0))).items()
+            }
+        moved = differing(before, values(model))
+        assert len(moved) > len(before) / 3, "the update was skipped"
+        assert all(np.isfinite(value).all() for value in values(model).values())
+    for key in found[False]:
+        if key.endswith("loss"):
+            np.testing.assert_allclose(found[True][key], found[False][key], rtol=tolerance, atol=tolerance, err_msg=key)
+
+
 def losses_of_the_first_step(name, variant, jit_compile):
     model = compiled(name, variant, jit_compile=jit_compile)
     return {key: float(value) for key, value in model.train_step(tf.constant(batch_at(model, 0))).items()}

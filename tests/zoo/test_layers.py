@@ -11,7 +11,14 @@ import tensorflow as tf
 
 from zoo import randomness
 from zoo.generative import dtype_policy
-from zoo.layers import Dropout, SpectralConv2D, SpectralConv2DTranspose, SpectralDense, spectral_layers
+from zoo.layers import (
+    BatchNormalization,
+    Dropout,
+    SpectralConv2D,
+    SpectralConv2DTranspose,
+    SpectralDense,
+    spectral_layers,
+)
 
 # Layer, its arguments, input shape, and how its kernel becomes the matrix [inputs, outputs].
 LAYERS = {
@@ -238,6 +245,100 @@ def test_spectral_layers_are_found_at_any_depth_and_no_others():
 
     model = keras.Sequential([conv, keras.Sequential([Block(), keras.layers.Dense(1)]), dense])
     assert {id(layer) for layer in spectral_layers(model)} == {id(conv), id(dense), id(inner)}
+
+
+# Batch norm: Keras' own layer is the reference.
+
+
+def both_norms(shape, policy="float32", **arguments):
+    """(ours, Keras'), with the same random scales and offsets."""
+    layers = []
+    for kind in (BatchNormalization, keras.layers.BatchNormalization):
+        with dtype_policy(policy):
+            layers.append(kind(**arguments))
+        layers[-1].build(shape)
+    draw = np.random.default_rng(1)
+    for one, other in zip(*(layer.trainable_variables for layer in layers), strict=True):
+        values = draw.uniform(0.5, 2, one.shape)
+        one.assign(values)
+        other.assign(values)
+    return layers
+
+
+def normalized(layer, x, jit_compile=False):
+    """(outputs, gradients of a weighted sum of squares by the images and variables, moving statistics) in training."""
+    weights = tf.constant(np.random.default_rng(2).uniform(0, 1, x.shape), tf.float32)
+
+    @tf.function(jit_compile=jit_compile)
+    def run(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+            loss = tf.reduce_sum(weights * tf.square(tf.cast(y, tf.float32)))
+        return y, tape.gradient(loss, [x, *(each.value for each in layer.trainable_variables)])
+
+    y, gradients = run(tf.constant(x))
+    return [array(each) for each in (y, *gradients, layer.moving_mean, layer.moving_variance)]
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "XLA"])
+@pytest.mark.parametrize(
+    ("shape", "arguments"),
+    [
+        ((6, 8, 8, 5), {"epsilon": 1e-5, "momentum": 0.8}),
+        ((2, 3, 5, 16), {}),
+        ((2, 1, 1, 3), {"scale": False}),
+        ((3, 4, 4, 4), {"center": False, "scale": False}),
+        ((7, 9), {}),
+    ],
+)
+def test_batch_norm_computes_what_that_of_keras_does(shape, arguments, jit_compile):
+    x = np.random.default_rng(0).normal(3, 2, shape).astype(np.float32)
+    for one, other in zip(
+        *(normalized(layer, x, jit_compile) for layer in both_norms(shape, **arguments)), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize(("policy", "tolerance"), [("mixed_bfloat16", 0.03), ("mixed_float16", 0.004)])
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "XLA"])
+def test_batch_norm_in_mixed_precision_keeps_its_statistics_and_scales_in_float32(policy, tolerance, jit_compile):
+    x = np.random.default_rng(0).normal(3, 2, (6, 8, 8, 5)).astype(np.float32)
+    ours, _ = both_norms(x.shape, policy)
+    _, reference = both_norms(x.shape)
+    y, dx, dgamma, dbeta, mean, variance = normalized(ours, x, jit_compile)
+    assert y.dtype == ours.compute_dtype and mean.dtype == variance.dtype == dgamma.dtype == dbeta.dtype == np.float32
+    expected = normalized(reference, x)
+    for one, other in zip((y, dx, dgamma, dbeta), expected, strict=False):
+        scale = np.abs(other).max()
+        np.testing.assert_allclose(one.astype(np.float32), other, atol=tolerance * scale)
+    np.testing.assert_allclose(mean, expected[4], rtol=1e-3)
+    np.testing.assert_allclose(variance, expected[5], rtol=1e-3)
+
+
+def test_batch_norm_has_the_second_derivatives_that_gradient_penalties_need():
+    shape = (4, 3, 3, 2)
+    x = tf.constant(np.random.default_rng(0).normal(0, 1, shape), tf.float32)
+
+    def penalty(layer):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                loss = tf.reduce_sum(layer(x, training=True) ** 3)
+            squared = tf.reduce_sum(tape.gradient(loss, x) ** 2)
+        return outer.gradient(squared, [x, layer.gamma.value])
+
+    for one, other in zip(*map(penalty, both_norms(shape)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3 * np.abs(other).max())
+
+
+def test_batch_norm_in_inference_is_that_of_keras_bit_for_bit_and_moves_nothing():
+    ours, reference = both_norms((2, 3, 3, 4))
+    x = tf.constant(np.random.default_rng(0).normal(0, 1, (2, 3, 3, 4)), tf.float32)
+    before = array(ours.moving_variance)
+    np.testing.assert_array_equal(ours(x), reference(x, training=False))
+    np.testing.assert_array_equal(array(ours.moving_variance), before)
 
 
 # Dropout.

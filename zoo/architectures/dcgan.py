@@ -14,7 +14,7 @@ from keras import layers
 
 from zoo.adversarial import GAN
 from zoo.autoencoding import Decoder
-from zoo.layers import Dropout, LabelProjection, Stack, batch_norm
+from zoo.layers import BatchNormalization, Dropout, LabelProjection, Stack, batch_norm
 from zoo.recipe import Recipe
 from zoo.registry import register
 
@@ -161,7 +161,7 @@ def _convolution(filters, kernel_size, strides):
     return keras.Sequential(
         [
             layers.Conv2D(filters, kernel_size, strides=strides, padding="same"),
-            layers.BatchNormalization(),
+            BatchNormalization(),
             layers.LeakyReLU(negative_slope=0.2),
         ]
     )
@@ -203,7 +203,7 @@ class TorchDiscriminator(keras.Model):
             convolution = layers.Conv2D(
                 _width(base_filters, power), 4, strides=2, padding="same", **_torch_convolution()
             )
-            norm = [layers.BatchNormalization(**_torch_norm())] if power > 0 else []
+            norm = [BatchNormalization(**_torch_norm())] if power > 0 else []
             self.blocks.append(keras.Sequential([convolution, *norm, layers.LeakyReLU(negative_slope=0.2)]))
         self.logit = layers.Conv2D(1, 4, **_torch_convolution(), dtype="float32")
         self.projection = LabelProjection(num_classes, spectral_norm=False) if num_classes else None

@@ -13,7 +13,7 @@ import keras
 from keras import layers, ops
 
 from zoo.adversarial import GAN
-from zoo.layers import Dropout, LabelProjection, SpectralConv2D, SpectralDense, Stack, batch_norm
+from zoo.layers import BatchNormalization, Dropout, LabelProjection, SpectralConv2D, SpectralDense, Stack, batch_norm
 from zoo.recipe import Recipe
 from zoo.registry import register
 
@@ -185,7 +185,7 @@ class DenseHeadDiscriminator(keras.Model):
             for width, kernel_size, strides in block:
                 rows += [
                     SpectralConv2D(width * base_filters, kernel_size, strides=strides, padding="same"),
-                    layers.BatchNormalization(momentum=0.8),
+                    BatchNormalization(momentum=0.8),
                     layers.LeakyReLU(negative_slope=0.3),
                 ]
             self.blocks.append(keras.Sequential([*rows, Dropout(dropout)]))
