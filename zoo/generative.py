@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from zoo import randomness
+from zoo import optimizers, randomness
 from zoo.layers import spectral_layers
 from zoo.recipe import Recipe, select_variant
 
@@ -333,8 +333,8 @@ def make_optimizer(recipe, learning_rate, num_updates=None, updates_per_epoch=No
         )
     arguments = {"learning_rate": learning_rate, "beta_1": recipe.beta_1, "beta_2": recipe.beta_2}
     if recipe.weight_decay:
-        return keras.optimizers.AdamW(weight_decay=recipe.weight_decay, **arguments)
-    return keras.optimizers.Adam(**arguments)
+        return optimizers.AdamW(weight_decay=recipe.weight_decay, **arguments)
+    return optimizers.Adam(**arguments)
 
 
 def scaled(optimizer):
