@@ -1,9 +1,11 @@
 """`python -m benchmarks.all`: runs every benchmark of speed and renders docs/performance.md from the figures.
 
-The page is prose with places for tables; only what stands between `<!-- figures: NAME -->` and `<!-- end -->` is replaced.
+The page is prose with places for tables; only what stands between `<!-- figures: NAME -->` and `<!-- end -->` is replaced. The
+figures that it shows lie beside it, in `figures/NAME.json`: a row that is measured here takes the place of the row there.
 """
 
 import argparse
+import json
 import re
 import sys
 from pathlib import Path
@@ -76,18 +78,24 @@ def render(page, quick=False):
         head, name, end = match.groups()
         if name not in MODULES:
             raise ValueError(f"{page} has a place for unknown figures: {name}.")
-        return f"{head}\n{section(MODULES[name].BENCHMARK, quick)}\n\n{end}"
+        return f"{head}\n{section(MODULES[name].BENCHMARK, page.parent / 'figures', quick)}\n\n{end}"
 
     text = _PLACE.sub(table, page.read_text(encoding="utf-8"))
     save_atomically(page, lambda file: file.write(text.encode()))
 
 
-def section(benchmark, quick=False):
-    """Returns the table of a benchmark, and on what it was measured, for the page."""
-    path = benchmark.file(quick)
-    rows = read(path, benchmark, quick)["rows"] if path.exists() else {}
+def section(benchmark, folder, quick=False):
+    """Returns the table of a benchmark, and on what it was measured, for the page; writes its figures into `folder`."""
+    from training.pictures import save_atomically
+
+    published, rows = folder / f"{benchmark.name}.json", {}
+    for path in (published, benchmark.file(quick)):
+        rows |= read(path, benchmark, quick)["rows"] if path.exists() else {}
     if not lines_of(benchmark, rows):
         return "Not measured yet."
+    folder.mkdir(exist_ok=True)
+    content = json.dumps({"benchmark": benchmark.name, "quick": quick, "rows": rows}, indent=1)
+    save_atomically(published, lambda file: file.write(content.encode()))
     missing = [row for row in benchmark.rows if row not in rows]
     parts = [markdown_table(benchmark, rows), *sorted({provenance(row["measured"]) for row in rows.values()})]
     if missing:

@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.figures import features
 
 
-def train(arch, side, batch_size, jit_compile=True, **hyperparameters):
+def train(arch, side, batch_size, jit_compile="auto", **hyperparameters):
     """A training step as `training.fit` runs it, with or without XLA; LPIPS, where it is used, of random weights."""
     from training.fit import import_tensorflow
 

@@ -1,5 +1,6 @@
 """What the benchmarks make of their timings."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import all as every
-from benchmarks import evaluating, growth, loading, touch, training_step
+from benchmarks import command, evaluating, growth, loading, touch, training_step
 from benchmarks.command import Benchmark, Options, markdown_table, measured, ratio_text, seconds_text
 from benchmarks.figures import fitted_exponent, ratio, summary
 from benchmarks.interleave import Side, interleaved
@@ -108,6 +109,21 @@ def test_only_what_stands_between_the_marks_of_the_page_is_replaced(tmp_path):
     page.write_text("<!-- figures: nothing -->\n<!-- end -->")
     with pytest.raises(ValueError, match="nothing"):
         every.render(page)
+
+
+def test_the_figures_of_the_page_lie_beside_it_and_give_way_row_by_row_to_those_measured_here(tmp_path, monkeypatch):
+    options = Options(False, 1, None, report=lambda line: None)
+    benchmark = dataclasses.replace(counting([]), cells=lambda row, figures: [[f"{row} {figures['number']}"]])
+    monkeypatch.setattr(command, "HERE", tmp_path / "here")
+    (tmp_path / "here").mkdir()
+    measured(benchmark, ("one", "two"), options, benchmark.file())
+    text = every.section(benchmark, tmp_path / "figures")
+    assert "| one 1 |" in text and "| two 2 |" in text
+    benchmark.file().unlink()  # another machine, which measures one of the rows
+    assert every.section(benchmark, tmp_path / "figures") == text
+    measured(benchmark, ("two",), options, benchmark.file())
+    text = every.section(benchmark, tmp_path / "figures")
+    assert "| one 1 |" in text and "| two 3 |" in text
 
 
 def test_the_page_has_a_place_for_every_benchmark():
