@@ -288,19 +288,17 @@ def slurm(worker, nodes="localhost", tasks_per_node="2", num_tasks=2):
             "SLURM_STEP_NUM_TASKS": str(num_tasks), "SLURM_PROCID": str(worker)}  # fmt: skip
 
 
-def test_a_job_of_slurm_trains(folder):
+def test_a_job_of_slurm_trains_and_says_that_xla_cannot_compile_synchronized_batch_norm(folder):
+    command = fit(folder, "--steps", 2, "--sync-batch-norm", "--jit")
     processes = [
-        start(
-            fit(folder, "--steps", 2),
-            folder / f"log.{worker}",
-            ZOO_CACHE=str(folder / f"cache{worker}"),
-            **slurm(worker),
-        )
+        start(command, folder / f"log.{worker}", ZOO_CACHE=str(folder / f"cache{worker}"), **slurm(worker))
         for worker in range(2)
     ]
     assert finish(processes) == [0, 0], (folder / "log.0").read_text()[-3000:]
     for worker in range(2):
-        assert f"2 workers of 1 device, this is worker {worker}" in (folder / f"log.{worker}").read_text()
+        log = (folder / f"log.{worker}").read_text()
+        assert f"2 workers of 1 device, this is worker {worker}" in log
+        assert log.count("without XLA") == 1
     assert [path.name for path in (folder / "saved_models/tiny").iterdir()] == ["1"]
 
 
