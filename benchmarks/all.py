@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from benchmarks import evaluating, growth, loading, touch, training_step
+from benchmarks import evaluating, growth, loading, quality, touch, training_step
 from benchmarks.command import (
     add_common,
     lines_of,
@@ -19,7 +19,7 @@ from benchmarks.command import (
     resolve_common,
 )
 
-MODULES = {module.BENCHMARK.name: module for module in (training_step, evaluating, loading, touch, growth)}
+MODULES = {module.BENCHMARK.name: module for module in (training_step, quality, evaluating, loading, touch, growth)}
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 _PLACE = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -32,6 +32,10 @@ def build_parser():
         allow_abbrev=False,
     )
     add_common(parser)
+    for option, what in quality.BENCHMARK.folders.items():
+        parser.add_argument(
+            f"--{option}", metavar="FOLDER", help=f"of benchmarks.quality, {what}; without, those are left out"
+        )
     parser.add_argument("--render", action="store_true", help="measure nothing: put the figures there are on the page")
     parser.add_argument("--page", metavar="FILE", help="default docs/performance.md; with --quick none")
     return parser
@@ -52,7 +56,11 @@ def main(argv=None):
     if not arguments.render:
         for name, module in MODULES.items():
             print(f"== {name}", flush=True)
-            status = module.main(_options_of(arguments))
+            of_quality = _of_quality(arguments) if module is quality else []
+            if of_quality[-1:] == ["--rows"]:
+                print("left out: --data and --paintings name its images", flush=True)
+                continue
+            status = module.main(_options_of(arguments) + of_quality)
             if status:
                 return status
     if page is not None:
@@ -68,6 +76,13 @@ def main(argv=None):
 def _options_of(arguments):
     options = ["--threads", str(arguments.threads), "--torch-python", arguments.torch_python]
     return options + [f"--{name}" for name in ("quick", "overwrite") if getattr(arguments, name)]
+
+
+def _of_quality(arguments):
+    """Returns the options of the rows whose images there are."""
+    given = {option: getattr(arguments, option) for option in quality.BENCHMARK.folders if getattr(arguments, option)}
+    rows = [row for row in quality.BENCHMARK.rows if quality.folder_of(row) in given]
+    return [*(word for option, folder in given.items() for word in (f"--{option}", folder)), "--rows", *rows]
 
 
 def render(page, quick=False):

@@ -8,7 +8,7 @@ import platform
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -27,6 +27,7 @@ class Benchmark:
         columns: Heads of the table.
         cells: Function of (row, figures) to the cells of one or more lines, a list of lists of texts.
         needs_torch: Whether there is a peer in PyTorch.
+        folders: {option: what its folder holds}, of those that it takes.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Benchmark:
     columns: tuple
     cells: object
     needs_torch: bool = True
+    folders: dict = field(default_factory=dict)
 
     def file(self, quick=False):
         """Returns where the figures are kept."""
@@ -51,6 +53,7 @@ class Options:
     torch_python: str | None
     turns: int | None = None
     data: str | None = None
+    paintings: str | None = None
     report: object = print
 
 
@@ -93,8 +96,8 @@ def build_parser(benchmark):
     add_common(parser)
     parser.add_argument("--turns", metavar="N", type=int, help="turns of each side; default depends on the row")
     parser.add_argument("--out", metavar="FILE", help=f"default benchmarks/{benchmark.name}.json (-quick.json)")
-    if benchmark.name == "loading":
-        parser.add_argument("--data", metavar="FOLDER", help="JPEG files of your own, in place of drawn ones")
+    for option, what in benchmark.folders.items():
+        parser.add_argument(f"--{option}", metavar="FOLDER", help=what)
     return parser
 
 
@@ -138,12 +141,13 @@ def resolve(benchmark, arguments):
             raise ValueError(f"--rows: {unknown_name('row', row, benchmark.rows)}")
     if arguments.turns is not None and arguments.turns < 1:
         raise ValueError(f"--turns must be at least 1. Received: {arguments.turns}")
-    data = getattr(arguments, "data", None)
-    if data is not None and not Path(data).is_dir():
-        raise ValueError(f"--data must be a folder. Received: {data!r}")
+    folders = {option: getattr(arguments, option) for option in benchmark.folders}
+    for option, folder in folders.items():
+        if folder is not None and not Path(folder).is_dir():
+            raise ValueError(f"--{option} must be a folder. Received: {folder!r}")
     torch_python = resolve_common(arguments, benchmark.needs_torch)
     rows = tuple(arguments.rows or benchmark.rows)
-    return rows, Options(arguments.quick, arguments.threads, torch_python, arguments.turns, data)
+    return rows, Options(arguments.quick, arguments.threads, torch_python, arguments.turns, **folders)
 
 
 def resolve_common(arguments, needs_torch=True):

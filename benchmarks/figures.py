@@ -31,3 +31,10 @@ def features(count, dimension, seed):
     """Returns float32 features `[count, dimension]`, the same everywhere, whose variances fall as those of a network do."""
     deviations = np.exp(-np.arange(dimension) / 600)
     return (np.random.default_rng(seed).standard_normal((count, dimension)) * deviations).astype(np.float32)
+
+
+def batch_indices(count, batch_size, step, seed):
+    """Returns which of `count` images are the batch of a step: epochs in an order of their own, the same on every side."""
+    places = np.arange(step * batch_size, (step + 1) * batch_size)
+    orders = {epoch: np.random.default_rng([seed, epoch]).permutation(count) for epoch in np.unique(places // count)}
+    return np.array([orders[place // count][place % count] for place in places])

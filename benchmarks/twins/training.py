@@ -12,7 +12,7 @@ from benchmarks.twins.lpips import LPIPS
 EMA_DECAY = 0.999
 
 
-class _Average:
+class Average:
     """A copy of a network that follows it."""
 
     def __init__(self, network):
@@ -39,7 +39,7 @@ class GANStep:
     def __init__(self, generator, discriminator, latent_dim, *, hinge=False, betas=(0.5, 0.999), discriminator_steps=1):
         self.generator, self.discriminator = generator, discriminator
         self.latent_dim, self.hinge, self.discriminator_steps = latent_dim, hinge, discriminator_steps
-        self.average = _Average(generator)
+        self.average = Average(generator)
         # The fused Adam is the fastest that PyTorch has on a CPU.
         self.d_optimizer, self.g_optimizer = (
             torch.optim.Adam(network.parameters(), 2e-4, betas, fused=True) for network in (discriminator, generator)
@@ -130,7 +130,7 @@ class VAEStep:
     def __init__(self, network, side, kl_weight=3.07):
         self.network, self.weight = network, kl_weight / (3 * side * side)
         self.optimizer = torch.optim.Adam(network.parameters(), 5e-3, (0.9, 0.999), fused=True)
-        self.average = _Average(network)
+        self.average = Average(network)
         self.run = network
 
     @property
@@ -151,7 +151,7 @@ class VAEStep:
 
 
 def make(twin, side, base_filters=None):
-    """Returns the step of a twin: dcgan, sngan-cnn, sngan-resnet, fastgan or vae.
+    """Returns the step of a twin: dcgan, dcgan-keras, sngan-cnn, sngan-resnet, fastgan or vae.
 
     Args:
         twin: Name.
@@ -161,6 +161,8 @@ def make(twin, side, base_filters=None):
     width = {} if base_filters is None else {"base_filters": base_filters}
     if twin == "dcgan":
         return GANStep(dcgan.generator(side, **width), dcgan.discriminator(side, **width), 100)
+    if twin == "dcgan-keras":
+        return GANStep(dcgan.keras_generator(side, **width), dcgan.keras_discriminator(side, **width), 100)
     if twin == "sngan-cnn":
         return GANStep(sngan.cnn_generator(side, **width), sngan.cnn_discriminator(side, **width), 128)
     if twin == "sngan-resnet":

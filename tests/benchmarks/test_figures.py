@@ -5,15 +5,16 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import all as every
-from benchmarks import command, evaluating, growth, loading, touch, training_step
+from benchmarks import command, evaluating, growth, loading, quality, touch, training_step
 from benchmarks.command import Benchmark, Options, markdown_table, measured, ratio_text, seconds_text
-from benchmarks.figures import fitted_exponent, ratio, summary
+from benchmarks.figures import batch_indices, fitted_exponent, ratio, summary
 from benchmarks.interleave import Side, interleaved
 
-MODULES = (training_step, evaluating, loading, touch, growth)
+MODULES = (training_step, quality, evaluating, loading, touch, growth)
 
 
 def test_a_summary_is_the_median_with_quartiles():
@@ -145,6 +146,18 @@ def test_an_unknown_row_is_told_with_the_nearest(capsys):
     with pytest.raises(SystemExit) as ended:
         training_step.main(["--rows", "dcgan64", "--torch-python", "none"])
     assert ended.value.code == 2 and "Did you mean 'dcgan-64'" in capsys.readouterr().err
+
+
+def test_every_image_is_used_once_an_epoch_in_an_order_that_is_a_function_of_the_seed():
+    epoch = np.concatenate([batch_indices(10, 4, step, seed=3) for step in range(5)])
+    assert sorted(epoch[:10]) == sorted(epoch[10:20]) == list(range(10)) and list(epoch[:10]) != list(epoch[10:20])
+    np.testing.assert_array_equal(batch_indices(10, 4, 2, seed=3), epoch[8:12])
+    assert list(batch_indices(10, 10, 0, seed=4)) != list(epoch[:10])
+
+
+def test_a_row_of_quality_without_its_images_says_which_option_names_them(capsys):
+    assert quality.main(["--rows", "paintings-vae-16", "--torch-python", "none", "--quick"]) == 1
+    assert "paintings-vae-16 needs --paintings FOLDER" in capsys.readouterr().err
 
 
 def test_times_and_ratios_read_in_three_digits():

@@ -1,0 +1,175 @@
+"""`python -m benchmarks.quality --data FOLDER`: what the images are worth after equal work, and after equal time.
+
+Rows `steps-ARCH`: the zoo and its twin in PyTorch take as many steps on the same images in the same order, three seeds a
+side: a speed that is bought with quality shows here. Rows `cars-ARCH-WIDTH` and `paintings-ARCH-WIDTH`: one run
+of the zoo, judged after 5, 10 and 20 minutes of the processors (all cores together; what else the machine does hardly matters).
+The judge is the kernel Inception distance on features of EfficientNet-Lite0 between samples and all images.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.command import HERE, Benchmark, run
+from benchmarks.interleave import Side, Worker
+
+STEPS, SEEDS, BATCH, COUNT = 500, (0, 1, 2), 64, 2_000
+MARKS = (5, 10, 20)
+_EQUAL = {
+    "steps-dcgan": ("dcgan", "dcgan-keras", {"variant": "keras32"}, 0.99),
+    "steps-sngan": ("sngan", "sngan-cnn", {"variant": "cnn"}, 0.9),
+}
+_WIDTH = 16
+_TIMED = {
+    f"{pictures}-{arch}-{width}": (arch, side, {"base_filters": width})
+    for pictures, side in (("cars", 32), ("paintings", 64))
+    for arch in ("dcgan", "sngan", "fastgan", "vae")
+    for width in (16, 32)
+}
+_QUICK = {"steps": 2, "seeds": (0,), "count": 20, "marks": (0.02, 0.04), "width": 4}
+
+
+def measure(name, options):
+    """Returns the figures of a row."""
+    folder = getattr(options, folder_of(name))
+    if folder is None:
+        raise ValueError(f"The row {name} needs --{folder_of(name)} FOLDER: {BENCHMARK.folders[folder_of(name)]}.")
+    side = 32 if name in _EQUAL else _TIMED[name][1]
+    with tempfile.TemporaryDirectory(prefix="benchmark-quality-") as scratch:
+        images = Path(scratch) / "images.npy"
+        reals = _load(folder, side)
+        np.save(images, reals)
+        about = {"images": len(reals), "side": side}
+        if name in _EQUAL:
+            return about | _after_equal_work(name, options, images, reals, Path(scratch))
+        return about | _after_equal_time(name, options, images, reals)
+
+
+def folder_of(name):
+    """Returns the option that names the images of a row."""
+    return "paintings" if name.startswith("paintings") else "data"
+
+
+def _load(folder, side):
+    from training import data
+
+    return np.asarray(data.load(folder, size=side, progress=False).images)
+
+
+def _after_equal_work(name, options, images, reals, scratch):
+    arch, twin, hyperparameters, norm_momentum = _EQUAL[name]
+    quick = options.quick
+    steps, count = (_QUICK["steps"], _QUICK["count"]) if quick else (STEPS, COUNT)
+    common = {"images": str(images), "steps": steps, "batch_size": 4 if quick else BATCH, "count": count,
+              "base_filters": _QUICK["width"] if quick else _WIDTH}  # fmt: skip
+    sides = {"ours": ("benchmarks.quality_cases:by_steps", {"arch": arch, **hyperparameters}, None)}
+    if options.torch_python is not None:
+        theirs = {"twin": twin, "threads": options.threads, "norm_momentum": norm_momentum}
+        sides["PyTorch"] = ("benchmarks.twins.quality:by_steps", theirs, options.torch_python)
+    found, parameters = {}, {}
+    for seed in _QUICK["seeds"] if quick else SEEDS:
+        for side, (case, arguments, python) in sides.items():
+            samples = scratch / f"{side}-{seed}.npy"
+            facts, seconds = _run(
+                Side(side, case, {**common, **arguments, "seed": seed, "samples": str(samples)}, python),
+                options.threads,
+            )
+            parameters[side] = facts["parameters"]
+            found.setdefault(side, []).append(_judged(samples, reals) | {"seconds": seconds, "seed": seed})
+            options.report(f"  {side}, seed {seed}: {_text(found[side][-1])}, {seconds:.0f} s")
+    if len({tuple(each.values()) for each in parameters.values()}) > 1:
+        raise RuntimeError(f"The two sides are not the same network. Parameters: {parameters}")
+    return {"steps": steps, "sides": found, "floor": _floor(reals, count), "parameters": parameters["ours"]}
+
+
+def _after_equal_time(name, options, images, reals):
+    arch, _, hyperparameters = _TIMED[name]
+    marks, count = (_QUICK["marks"], _QUICK["count"]) if options.quick else (MARKS, COUNT)
+    if options.quick:
+        hyperparameters = {"base_filters": _QUICK["width"]}
+    folder = HERE / "runs" / f"{name}{'-quick' if options.quick else ''}"
+    arguments = {"images": str(images), "arch": arch, "marks": marks, "batch_size": 4 if options.quick else BATCH,
+                 "seed": 0, "folder": str(folder), "count": count, **hyperparameters}  # fmt: skip
+    if arch == "fastgan":
+        arguments |= {"reconstruction": "multiscale_l1", "batch_size": 4 if options.quick else 16}
+    facts, _ = _run(Side(name, "benchmarks.quality_cases:by_minutes", arguments), options.threads)
+    steps = facts["value"]["steps"]
+    points = []
+    for mark in marks:
+        points.append(_judged(folder / f"samples_{mark}.npy", reals) | {"minutes": mark, "steps": steps[str(mark)]})
+        options.report(f"  {mark} min, {points[-1]['steps']:,} steps: {_text(points[-1])}")
+    return {"points": points, "floor": _floor(reals, count), "parameters": facts["parameters"], "arch": arch}
+
+
+def _run(side, threads):
+    """Has a process build its case and take its one step; returns `(facts and value, seconds)`."""
+    worker = Worker(side, threads)
+    try:
+        facts = worker.wait_until_built()["facts"]
+        answer = worker.run(1)
+    finally:
+        worker.close()
+    return facts | {"value": answer["value"]}, answer["seconds"][0]
+
+
+def _features(images):
+    from evaluation.features import extract_features
+    from training.fit import import_tensorflow
+
+    import_tensorflow()
+    return extract_features(images, progress=False).features
+
+
+def _judged(samples, reals):
+    from evaluation.kid import kid
+
+    result = kid(_features(reals), _features(np.load(samples)))
+    return {"kid": float(result), "interval": list(result.interval)}
+
+
+def _floor(reals, count):
+    from evaluation.kid import real_vs_real_floor
+
+    return float(real_vs_real_floor(_features(reals), min(count, len(reals) // 2)))
+
+
+def _text(point):
+    low, high = point["interval"]
+    return f"KID {point['kid']:.3f} ({low:.3f} to {high:.3f})"
+
+
+def cells(name, figures):
+    """Returns the lines of a row: one a side, or one a mark."""
+    if "points" in figures:
+        return [
+            [name, f"{point['minutes']} min", f"{point['steps']:,}", _text(point)[4:], f"{figures['floor']:.4f}"]
+            for point in figures["points"]
+        ]
+    lines = []
+    for side, found in figures["sides"].items():
+        texts = "; ".join(_text(each)[4:] for each in found)
+        mean = np.mean([each["kid"] for each in found])
+        lines.append([name, side, f"{figures['steps']:,}", f"mean {mean:.3f}: {texts}", f"{figures['floor']:.4f}"])
+    return lines
+
+
+BENCHMARK = Benchmark(
+    name="quality",
+    title="The kernel Inception distance after equal work beside PyTorch, and after equal time of the processors.",
+    rows=(*_EQUAL, *_TIMED),
+    measure=measure,
+    columns=("row", "side, or time", "steps", "KID (95% interval)", "real against real"),
+    cells=cells,
+    folders={"data": "32 px rows: images, such as 5,000 cars", "paintings": "64 px rows: images, such as paintings"},
+)
+
+
+def main(argv=None):
+    """Runs the command line; returns the exit status."""
+    return run(BENCHMARK, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
