@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+OPTIONAL_SECONDS = 600  # that an optional side may take for an answer: torch.compile of a large network takes longer
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
 
 
@@ -24,7 +26,7 @@ class Side:
         arguments: Of the function, as JSON has them.
         python: Interpreter; this one if None.
         steps: Steps a turn, if not those of the others.
-        optional: Whether the others are measured all the same where this one cannot run.
+        optional: Whether the others are measured all the same where this one cannot run, or takes too long.
     """
 
     name: str
@@ -65,6 +67,12 @@ class Worker:
         return self._answer()
 
     def _answer(self):
+        patience = OPTIONAL_SECONDS if self.side.optional else None
+        if not select.select([self._process.stdout], [], [], patience)[0]:
+            self._process.kill()
+            raise RuntimeError(
+                f"{self.side.name} was given up after {OPTIONAL_SECONDS // 60} minutes without an answer"
+            )
         line = self._process.stdout.readline()
         if not line:
             status = self._process.wait()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import all as every
-from benchmarks import command, evaluating, growth, loading, quality, touch, training_step
+from benchmarks import command, evaluating, growth, interleave, loading, quality, touch, training_step
 from benchmarks.command import Benchmark, Options, markdown_table, measured, ratio_text, seconds_text
 from benchmarks.figures import batch_indices, fitted_exponent, ratio, summary
 from benchmarks.interleave import Side, interleaved
@@ -49,6 +49,13 @@ def test_sides_take_turns_in_processes_of_their_own():
     assert "count" in results["absent"]["failed"] and lines[-1] == "  turn 2 of 2"
     with pytest.raises(RuntimeError, match="absent failed"):
         interleaved([Side("absent", "benchmarks.ours:frechet", {})], turns=1, steps=1, threads=1, report=lines.append)
+
+
+def test_an_optional_side_that_takes_too_long_is_given_up(monkeypatch):
+    monkeypatch.setattr(interleave, "OPTIONAL_SECONDS", 0.05)
+    slow = Side("slow", "benchmarks.ours:frechet", {"count": 9_000, "dimension": 2048, "method": "ours"}, optional=True)
+    results = interleaved([slow], turns=1, steps=1, threads=1, report=lambda line: None)
+    assert "given up" in results["slow"]["failed"]
 
 
 def counting(calls, rows=("one", "two")):
