@@ -1,6 +1,7 @@
 """Layers that Keras has not, or not in the form that these models need."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -88,6 +89,60 @@ class SpectralConv2DTranspose(_SpectralNormalization, keras.layers.Conv2DTranspo
 @keras.saving.register_keras_serializable(package="zoo")
 class SpectralDense(_SpectralNormalization, keras.layers.Dense):
     """Dense layer whose kernel is divided by its spectral norm; arguments and shapes of `keras.layers.Dense`."""
+
+
+# Row t of the 4 taps of a merged kernel holds taps 2 - t and 3 - t of the 3: t = r - 2 i + 1 for what pixel i adds to row r.
+_MERGE = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
+_MERGE = np.kron(_MERGE, _MERGE)  # of both directions: [16, 9]
+
+
+class _Upsampling:
+    """Doubles the side by nearest neighbours, then convolves with a 3x3 kernel.
+
+    In training both are one transposed convolution of stride 2: its 4x4 kernel is the sum of four shifts of the 3x3 one
+    (each doubled pixel meets up to two taps a direction), which takes 4 multiplications a pixel where 3x3 takes 9. To
+    add the kernels up pays with a batch of images, not with one: inference is the two operations.
+    """
+
+    def call(self, inputs, training=False):
+        if training:
+            outputs = ops.conv_transpose(inputs, self._merged_kernel(), strides=2, padding="same")
+        else:
+            outputs = self.convolution_op(ops.repeat(ops.repeat(inputs, 2, axis=1), 2, axis=2), self.kernel)
+        if self.use_bias:
+            outputs = ops.add(outputs, self.bias)
+        return outputs if self.activation is None else self.activation(outputs)
+
+    def _merged_kernel(self):
+        """Returns `[4, 4, outputs, inputs]`."""
+        kernel = ops.transpose(self.kernel, (0, 1, 3, 2))  # first: there is less of it
+        merged = ops.matmul(ops.cast(_MERGE, kernel.dtype), ops.reshape(kernel, (9, -1)))
+        return ops.reshape(merged, (4, 4, *kernel.shape[2:]))
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, channels = input_shape
+        doubled = (side and 2 * side for side in (height, width))
+        return super().compute_output_shape((batch, *doubled, channels))
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class UpsamplingConv2D(_Upsampling, keras.layers.Conv2D):
+    """Nearest neighbours x2 and a 3x3 convolution, `padding="same"`; other arguments of `keras.layers.Conv2D`.
+
+    Input shape: `[batch, height, width, channels]`.
+    Output shape: `[batch, 2 height, 2 width, filters]`.
+    """
+
+    def __init__(self, filters, **kwargs):
+        super().__init__(filters, **{"kernel_size": 3, "padding": "same", **kwargs})
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class SpectralUpsamplingConv2D(_Upsampling, SpectralConv2D):
+    """`UpsamplingConv2D` whose kernel is divided by its spectral norm."""
+
+    def __init__(self, filters, **kwargs):
+        super().__init__(filters, **{"kernel_size": 3, "padding": "same", **kwargs})
 
 
 @keras.saving.register_keras_serializable(package="zoo")

@@ -16,16 +16,14 @@ class Average:
     """A copy of a network that follows it."""
 
     def __init__(self, network):
-        self.step, self.pairs = 0, []
+        self.step, self.network = 0, network
         self.copy = copy.deepcopy(network).requires_grad_(False)
-        for ours, theirs in zip(_tensors(self.copy), _tensors(network), strict=True):
-            self.pairs.append((ours, theirs.detach()))
 
     @torch.no_grad()
     def update(self):
         decay = min(EMA_DECAY, (1 + self.step) / (10 + self.step))
-        ours, theirs = map(list, zip(*self.pairs))
-        torch._foreach_lerp_(ours, theirs, 1 - decay)
+        # Looked up at each step: another memory format gives a network other tensors.
+        torch._foreach_lerp_(_tensors(self.copy), _tensors(self.network), 1 - decay)
         self.step += 1
 
 

@@ -17,6 +17,8 @@ from zoo.layers import (
     SpectralConv2D,
     SpectralConv2DTranspose,
     SpectralDense,
+    SpectralUpsamplingConv2D,
+    UpsamplingConv2D,
     spectral_layers,
 )
 
@@ -245,6 +247,44 @@ def test_spectral_layers_are_found_at_any_depth_and_no_others():
 
     model = keras.Sequential([conv, keras.Sequential([Block(), keras.layers.Dense(1)]), dense])
     assert {id(layer) for layer in spectral_layers(model)} == {id(conv), id(dense), id(inner)}
+
+
+# Nearest neighbours x2 and a convolution, as one transposed convolution in training.
+
+
+@pytest.mark.parametrize("kind", [UpsamplingConv2D, SpectralUpsamplingConv2D])
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "XLA"])
+def test_a_doubling_convolution_in_training_is_the_one_of_the_doubled_map(kind, jit_compile):
+    layer = kind(5, use_bias=True, bias_initializer="random_normal", activation="relu")
+    x = tf.constant(np.random.default_rng(0).normal(size=(2, 3, 4, 7)), tf.float32)
+    assert layer(x).shape == layer.compute_output_shape(x.shape) == (2, 6, 8, 5)
+    weights = tf.constant(np.random.default_rng(1).normal(size=(2, 6, 8, 5)), tf.float32)
+
+    @tf.function(jit_compile=jit_compile)
+    def run(x, training):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=training)
+            loss = tf.reduce_sum(weights * y)
+        return y, *tape.gradient(loss, [x, *(each.value for each in layer.trainable_variables)])
+
+    found, expected = run(x, True), run(x, False)
+    assert len(found) == 4 and np.abs(expected[0]).max() > 0.1
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    # The doubled map, by other means: every tap of the kernel, one after another.
+    doubled = np.pad(np.kron(x, np.ones((1, 2, 2, 1))), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    kernel = array(layer.kernel)
+    total = sum(doubled[:, a : a + 6, b : b + 8] @ kernel[a, b] for a in range(3) for b in range(3)) + array(layer.bias)
+    np.testing.assert_allclose(found[0], np.maximum(total, 0), rtol=1e-4, atol=1e-5)
+
+
+def test_a_doubling_convolution_is_made_again_from_its_config():
+    layer = UpsamplingConv2D(5, use_bias=False)
+    layer.build((None, 3, 4, 7))
+    again = UpsamplingConv2D.from_config(layer.get_config())
+    again.build((None, 3, 4, 7))
+    assert [each.shape for each in again.variables] == [each.shape for each in layer.variables] == [(3, 3, 7, 5)]
 
 
 # Batch norm: Keras' own layer is the reference.

@@ -14,7 +14,7 @@ from keras import layers
 
 from zoo.adversarial import GAN
 from zoo.autoencoding import Decoder
-from zoo.layers import BatchNormalization, Dropout, LabelProjection, Stack, batch_norm
+from zoo.layers import BatchNormalization, Dropout, LabelProjection, Stack, UpsamplingConv2D, batch_norm
 from zoo.recipe import Recipe
 from zoo.registry import register
 
@@ -220,7 +220,7 @@ def _upsampled(upsampling, filters, **convolution):
     """Returns the layers that double the side of a map and give it `filters` channels."""
     if upsampling == "transposed":
         return [layers.Conv2DTranspose(filters, 4, strides=2, padding="same", **convolution)]
-    return [layers.UpSampling2D(2), layers.Conv2D(filters, 3, padding="same", **convolution)]
+    return [UpsamplingConv2D(filters, **convolution)]
 
 
 def _activation(name):

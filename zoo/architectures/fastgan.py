@@ -19,7 +19,15 @@ from keras import layers, ops
 
 from zoo import losses, randomness
 from zoo.adversarial import GAN
-from zoo.layers import Dropout, LabelProjection, SpectralConv2D, SpectralConv2DTranspose, Stack, batch_norm
+from zoo.layers import (
+    Dropout,
+    LabelProjection,
+    SpectralConv2D,
+    SpectralConv2DTranspose,
+    SpectralUpsamplingConv2D,
+    Stack,
+    batch_norm,
+)
 from zoo.perceptual import lpips, sources
 from zoo.recipe import Recipe
 from zoo.registry import register
@@ -219,6 +227,10 @@ def _convolution(filters, kernel_size, strides=1, padding="same"):
     return SpectralConv2D(filters, kernel_size, strides=strides, padding=padding, use_bias=False)
 
 
+def _doubling(filters, kernel_size):
+    return SpectralUpsamplingConv2D(filters, kernel_size=kernel_size, use_bias=False)
+
+
 def _batch_norm(num_classes=None):
     gamma = keras.initializers.RandomNormal(1.0, 0.02)
     return batch_norm(num_classes, momentum=0.9, epsilon=1e-5, gamma_initializer=gamma)
@@ -291,10 +303,10 @@ class UpBlock(Stack):
     """Nearest x2, then one (plain) or two (noisy) of conv3, [noise,] BN, GLU."""
 
     def __init__(self, filters, noisy, num_classes=None, dropout=0.0, **kwargs):
-        rows = [layers.UpSampling2D(2)]
-        for _ in range(2 if noisy else 1):
+        rows = []
+        for convolution in (_doubling, _convolution) if noisy else (_doubling,):
             noise = [Noise()] if noisy else []
-            rows += [_convolution(2 * filters, 3), *noise, _batch_norm(num_classes), GLU()]
+            rows += [convolution(2 * filters, 3), *noise, _batch_norm(num_classes), GLU()]
         super().__init__([*rows, Dropout(dropout)], **kwargs)
 
 
@@ -367,8 +379,7 @@ class Decoder(keras.layers.Layer):
         widths = DECODER if gated else ATTENTION_DECODER
         for key in (key for key in widths if key <= side):
             width = max(1, int(widths[key] * base_filters))
-            self.blocks.add(layers.UpSampling2D(2))
-            self.blocks.add(_convolution(2 * width if gated else width, 3))
+            self.blocks.add(_doubling(2 * width if gated else width, 3))
             self.blocks.add(_batch_norm())
             self.blocks.add(GLU() if gated else _leaky())
         self.to_image = _convolution(channels, 3)

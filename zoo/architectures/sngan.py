@@ -13,7 +13,16 @@ import keras
 from keras import layers, ops
 
 from zoo.adversarial import GAN
-from zoo.layers import BatchNormalization, Dropout, LabelProjection, SpectralConv2D, SpectralDense, Stack, batch_norm
+from zoo.layers import (
+    BatchNormalization,
+    Dropout,
+    LabelProjection,
+    SpectralConv2D,
+    SpectralDense,
+    Stack,
+    UpsamplingConv2D,
+    batch_norm,
+)
 from zoo.recipe import Recipe
 from zoo.registry import register
 
@@ -235,13 +244,12 @@ class UpBlock(keras.layers.Layer):
     def __init__(self, filters, num_classes, dropout, **kwargs):
         super().__init__(**kwargs)
 
-        def convolution():
-            return layers.Conv2D(filters, 3, padding="same", kernel_initializer=_residual_initializer())
-
+        doubling = UpsamplingConv2D(filters, kernel_initializer=_residual_initializer())
+        convolution = layers.Conv2D(filters, 3, padding="same", kernel_initializer=_residual_initializer())
         self.residual = Stack(
             [
-                batch_norm(num_classes, momentum=0.9), layers.ReLU(), layers.UpSampling2D(2), convolution(),
-                batch_norm(num_classes, momentum=0.9), layers.ReLU(), convolution(), Dropout(dropout),
+                batch_norm(num_classes, momentum=0.9), layers.ReLU(), doubling,
+                batch_norm(num_classes, momentum=0.9), layers.ReLU(), convolution, Dropout(dropout),
             ]
         )  # fmt: skip
         self.shortcut = layers.Conv2D(filters, 1)
