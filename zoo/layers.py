@@ -104,6 +104,13 @@ class _Upsampling:
     add the kernels up pays with a batch of images, not with one: inference is the two operations.
     """
 
+    def __init__(self, filters, kernel_size=3, *, padding="same", **kwargs):
+        super().__init__(filters, kernel_size, padding=padding, **kwargs)
+        form = {"kernel_size": (3, 3), "padding": "same", "strides": (1, 1), "dilation_rate": (1, 1), "groups": 1}
+        received = {name: getattr(self, name) for name in form}
+        if received != form or self.data_format != "channels_last":
+            raise ValueError(f"{type(self).__name__} must have {form}, channels last. Received: {received}")
+
     def call(self, inputs, training=False):
         if training:
             outputs = ops.conv_transpose(inputs, self._merged_kernel(), strides=2, padding="same")
@@ -132,9 +139,6 @@ class UpsamplingConv2D(_Upsampling, keras.layers.Conv2D):
     Input shape: `[batch, height, width, channels]`.
     Output shape: `[batch, 2 height, 2 width, filters]`.
     """
-
-    def __init__(self, filters, **kwargs):
-        super().__init__(filters, **{"kernel_size": 3, "padding": "same", **kwargs})
 
 
 @keras.saving.register_keras_serializable(package="zoo")

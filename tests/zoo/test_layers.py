@@ -287,6 +287,12 @@ def test_a_doubling_convolution_is_made_again_from_its_config():
     assert [each.shape for each in again.variables] == [each.shape for each in layer.variables] == [(3, 3, 7, 5)]
 
 
+@pytest.mark.parametrize("arguments", [{"kernel_size": 4}, {"padding": "valid"}, {"strides": 2}, {"groups": 2}])
+def test_a_doubling_convolution_of_another_form_is_refused(arguments):
+    with pytest.raises(ValueError, match="UpsamplingConv2D must have"):
+        UpsamplingConv2D(4, **arguments)
+
+
 # Batch norm: Keras' own layer is the reference.
 
 

@@ -228,7 +228,7 @@ def _convolution(filters, kernel_size, strides=1, padding="same"):
 
 
 def _doubling(filters, kernel_size):
-    return SpectralUpsamplingConv2D(filters, kernel_size=kernel_size, use_bias=False)
+    return SpectralUpsamplingConv2D(filters, kernel_size, use_bias=False)
 
 
 def _batch_norm(num_classes=None):
