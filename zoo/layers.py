@@ -145,9 +145,6 @@ class UpsamplingConv2D(_Upsampling, keras.layers.Conv2D):
 class SpectralUpsamplingConv2D(_Upsampling, SpectralConv2D):
     """`UpsamplingConv2D` whose kernel is divided by its spectral norm."""
 
-    def __init__(self, filters, **kwargs):
-        super().__init__(filters, **{"kernel_size": 3, "padding": "same", **kwargs})
-
 
 @keras.saving.register_keras_serializable(package="zoo")
 class BatchNormalization(keras.layers.BatchNormalization):
