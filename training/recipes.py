@@ -45,7 +45,7 @@ EXPERIMENTS = {
             "data": "emoji",
             "classes": ["Smileys & Emotion"],
             "size": 32,
-            "steps": 2400,
+            "steps": 4000,
             "batch_size": 32,
             "settings": ["base_filters=16", "ema_decay=0.99"],
             "augment": "color,translation",

@@ -9,7 +9,7 @@ from zoo.registry import parse_value
 
 # Of each recipe what architectures.md has of its document: constructor arguments, training settings, and the rest.
 TABLE = {
-    "emoji-faces-small": {"arch": "sngan", "side": 32, "batch_size": 32, "steps": 2400, "base_filters": 16},
+    "emoji-faces-small": {"arch": "sngan", "side": 32, "batch_size": 32, "steps": 4000, "base_filters": 16},
     "car-fronts-dcgan32": {
         "arch": "dcgan", "variant": "keras32", "side": 32, "batch_size": 32, "latent_dim": 100, "loss": "non_saturating",
         "g_learning_rate": 2e-4, "d_learning_rate": 2e-4, "beta_1": 0.5, "base_filters": 64, "dropout": 0.4,
