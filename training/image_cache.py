@@ -6,7 +6,7 @@
 
 A build writes to KEY.tmp-XXXX and holds a lock on its images.bin; the lock dies with the process, so that the next
 build can tell the leftovers of a dead one from the work of a live one. Of those of its own KEY it takes over the images
-that journal.jsonl tells of, a line a chunk.
+that journal.jsonl tells of, a line a chunk: its CRC-32, and the columns as JSON.
 """
 
 import contextlib
@@ -34,6 +34,7 @@ CHECKED_IMAGES = 20_000  # of larger caches, evenly spread: checking must not ta
 _MARGIN_BYTES = 2**24
 _BYTES_PER_ROW = 150  # label, hash, checksum, name
 _STALE_SECONDS = 86_400
+_CRC_LENGTH = 9  # of a line of the journal: eight digits and a space
 _MOVE_IT = "Free some space, choose a smaller size, or put the cache elsewhere: ZOO_CACHE=DIR (cache_dir= in code)."
 
 
@@ -155,13 +156,14 @@ def write(path, chunks, shape, count, class_names, skipped=()):
         _check_space(folder, needed - left)
         with _lock(folder / ".lock"):
             remove_stale(folder)
-            build = _taken_over(path, shape) or _Build(folder / f"{path.name}.tmp-{secrets.token_hex(6)}")
+            build = _left_over(path) or _Build(folder / f"{path.name}.tmp-{secrets.token_hex(6)}")
     except OSError as error:
         raise DataError(
             f"The image cache cannot be written to {folder} ({error.strerror or error}). {_MOVE_IT}"
         ) from error
     try:
-        with build:
+        with contextlib.closing(build):
+            build.take_over(shape)
             for chunk in chunks(build.num_entries):
                 build.add(chunk)
             build.finish(shape, class_names, skipped)
@@ -214,10 +216,7 @@ class _Build:
         self._labels, self._hashes, self._checksums, self._ends, self._skipped = [], [], [], [], []
         self._block = bytearray()
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
+    def close(self):
         self._images.close()
         self._journal.close()
 
@@ -231,38 +230,41 @@ class _Build:
         self._images.seek(0)
         self._journal.seek(0)
         for line in self._journal:
-            try:
-                row = json.loads(line)
-                checksums = np.array(row["checksums"], np.uint32)
-            except (ValueError, KeyError, TypeError):
+            if line != _journal_line(line[_CRC_LENGTH:-1]):
                 break
-            content = self._images.read(len(checksums) * length)
-            found = [zlib.crc32(content[i * length : (i + 1) * length]) for i in range(len(checksums))]
-            if len(content) < len(checksums) * length or found != checksums.tolist():
+            row = json.loads(line[_CRC_LENGTH:])
+            count = len(row["checksums"])
+            content = self._images.read(count * length)
+            found = [zlib.crc32(content[i * length : (i + 1) * length]) for i in range(count)]
+            if len(content) < count * length or found != row["checksums"]:
                 break
-            self._count(row["labels"], row["content_hashes"], checksums, row["names"], row["skipped"])
+            self._count(row)
             whole += len(line)
         self._journal.truncate(whole)
         self._images.truncate(len(self._ends) * length)
 
     def add(self, chunk):
-        checksums = np.array([zlib.crc32(image) for image in chunk.images], np.uint32)
-        columns = (chunk.labels.tolist(), chunk.content_hashes.tolist(), checksums.tolist(), chunk.names, chunk.skipped)
+        row = {
+            "labels": chunk.labels.tolist(),
+            "content_hashes": chunk.content_hashes.tolist(),
+            "checksums": [zlib.crc32(image) for image in chunk.images],
+            "names": chunk.names,
+            "skipped": chunk.skipped,
+        }
         self._images.write(np.ascontiguousarray(chunk.images).data)
         self._images.flush()  # before the line that says that they are there
-        row = dict(zip(("labels", "content_hashes", "checksums", "names", "skipped"), columns, strict=True))
-        self._journal.write(json.dumps(row).encode("ascii") + b"\n")
+        self._journal.write(_journal_line(json.dumps(row).encode("ascii")))
         self._journal.flush()
-        self._count(chunk.labels, chunk.content_hashes, checksums, chunk.names, chunk.skipped)
+        self._count(row)
 
-    def _count(self, labels, hashes, checksums, names, skipped):
-        self._labels.append(np.array(labels, np.int32))
-        self._hashes.append(np.array(hashes, np.uint64))
-        self._checksums.append(checksums)
-        for name in names:
+    def _count(self, row):
+        self._labels.append(np.array(row["labels"], np.int32))
+        self._hashes.append(np.array(row["content_hashes"], np.uint64))
+        self._checksums.append(np.array(row["checksums"], np.uint32))
+        for name in row["names"]:
             self._block += name.encode("utf-8", "surrogateescape")
             self._ends.append(len(self._block))
-        self._skipped += map(tuple, skipped)
+        self._skipped += map(tuple, row["skipped"])
 
     def finish(self, shape, class_names, skipped):
         """Writes what `read` wants besides the images; `skipped` come before those of the chunks."""
@@ -292,15 +294,18 @@ class _Build:
         (self.folder / "journal.jsonl").unlink()
 
 
-def _taken_over(path, shape):
+def _journal_line(row):
+    return b"%08x %s\n" % (zlib.crc32(row), row)
+
+
+def _left_over(path):
     """Returns a build of the cache at `path` that another process left when it died, or `None`."""
     for folder in path.parent.glob(f"{path.name}.tmp-*"):
         with contextlib.suppress(OSError):
             build = _Build(folder)
             if build.is_ours:
-                build.take_over(shape)
                 return build
-            build.__exit__()
+            build.close()
     return None
 
 

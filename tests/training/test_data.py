@@ -870,11 +870,23 @@ def odd_journal(left):
     (left / "journal.jsonl").write_text('[1]\n{"checksums": ["x"]}\n')
 
 
+def another_name_in_journal(left):
+    journal = (left / "journal.jsonl").read_bytes()
+    (left / "journal.jsonl").write_bytes(journal.replace(b"000.png", b"00x.png", 1))
+
+
+def no_newline_in_journal(left):
+    (left / "journal.jsonl").write_bytes((left / "journal.jsonl").read_bytes().splitlines()[0])
+
+
 def no_journal(left):
     (left / "journal.jsonl").unlink()
 
 
-@pytest.mark.parametrize("damage", [cut_images, flip_in_images, cut_journal, odd_journal, no_journal])
+@pytest.mark.parametrize(
+    "damage",
+    [cut_images, flip_in_images, cut_journal, odd_journal, another_name_in_journal, no_newline_in_journal, no_journal],
+)
 def test_what_is_not_whole_of_a_killed_build_is_decoded_again(killed, monkeypatch, damage):
     root, left, _ = killed
     damage(left)
