@@ -56,11 +56,11 @@ def main(argv=None):
     if not arguments.render:
         for name, module in MODULES.items():
             print(f"== {name}", flush=True)
-            of_quality = _of_quality(arguments) if module is quality else []
-            if of_quality[-1:] == ["--rows"]:
+            options = _options_of(module, arguments)
+            if options is None:
                 print("left out: --data and --paintings name its images", flush=True)
                 continue
-            status = module.main(_options_of(arguments) + of_quality)
+            status = module.main(options)
             if status:
                 return status
     if page is not None:
@@ -73,16 +73,17 @@ def main(argv=None):
     return 0
 
 
-def _options_of(arguments):
+def _options_of(module, arguments):
+    """Returns the options of a benchmark; `None` where the images of all its rows are missing."""
     options = ["--threads", str(arguments.threads), "--torch-python", arguments.torch_python]
-    return options + [f"--{name}" for name in ("quick", "overwrite") if getattr(arguments, name)]
-
-
-def _of_quality(arguments):
-    """Returns the options of the rows whose images there are."""
-    given = {option: getattr(arguments, option) for option in quality.BENCHMARK.folders if getattr(arguments, option)}
-    rows = [row for row in quality.BENCHMARK.rows if quality.folder_of(row) in given]
-    return [*(word for option, folder in given.items() for word in (f"--{option}", folder)), "--rows", *rows]
+    options += [f"--{name}" for name in ("quick", "overwrite") if getattr(arguments, name)]
+    if module is not quality:
+        return options
+    folders = {name: getattr(arguments, name) for name in quality.BENCHMARK.folders if getattr(arguments, name)}
+    rows = [row for row in quality.BENCHMARK.rows if quality.folder_of(row) in folders]
+    for name, folder in folders.items():
+        options += [f"--{name}", folder]
+    return [*options, "--rows", *rows] if rows else None
 
 
 def render(page, quick=False):

@@ -18,7 +18,6 @@ def train(arch, side, batch_size, jit_compile="auto", **hyperparameters):
     import tensorflow as tf
 
     import zoo
-    from zoo.generative import count_parameters
 
     keras.utils.set_random_seed(0)
     if arch == "fastgan":
@@ -29,13 +28,19 @@ def train(arch, side, batch_size, jit_compile="auto", **hyperparameters):
     images = np.random.default_rng(0).uniform(-1, 1, (count, side, side, 3)).astype(np.float32)
     iterator = iter(tf.data.Dataset.from_tensors(images).repeat())
     model.make_train_function()
-    names = ("encoder", "decoder") if hasattr(model, "encoder") else ("generator", "discriminator")
-    facts = {"parameters": {name: count_parameters(model.networks[name]) for name in names}}
 
     def step():
         return {name: float(value) for name, value in model.train_function(iterator).items()}
 
-    return step, facts
+    return step, {"parameters": parameters(model)}
+
+
+def parameters(model):
+    """Returns the trainable parameters of a model's two networks by name."""
+    from zoo.generative import count_parameters
+
+    names = ("encoder", "decoder") if hasattr(model, "encoder") else ("generator", "discriminator")
+    return {name: count_parameters(model.networks[name]) for name in names}
 
 
 def _random_lpips():

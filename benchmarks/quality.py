@@ -6,6 +6,7 @@ of the zoo, judged after 5, 10 and 20 minutes of the processors (all cores toget
 The judge is the kernel Inception distance on features of EfficientNet-Lite0 between samples and all images.
 """
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -41,10 +42,11 @@ def measure(name, options):
         images = Path(scratch) / "images.npy"
         reals = _load(folder, side)
         np.save(images, reals)
-        about = {"images": len(reals), "side": side}
+        features, count = _features(reals), _QUICK["count"] if options.quick else COUNT
+        about = {"images": len(reals), "side": side, "floor": _floor(features, count)}
         if name in _EQUAL:
-            return about | _after_equal_work(name, options, images, reals, Path(scratch))
-        return about | _after_equal_time(name, options, images, reals)
+            return about | _after_equal_work(name, options, images, features, count, Path(scratch))
+        return about | _after_equal_time(name, options, images, features, count)
 
 
 def folder_of(name):
@@ -58,10 +60,10 @@ def _load(folder, side):
     return np.asarray(data.load(folder, size=side, progress=False).images)
 
 
-def _after_equal_work(name, options, images, reals, scratch):
+def _after_equal_work(name, options, images, features, count, scratch):
     arch, twin, hyperparameters, norm_momentum = _EQUAL[name]
     quick = options.quick
-    steps, count = (_QUICK["steps"], _QUICK["count"]) if quick else (STEPS, COUNT)
+    steps = _QUICK["steps"] if quick else STEPS
     common = {"images": str(images), "steps": steps, "batch_size": 4 if quick else BATCH, "count": count,
               "base_filters": _QUICK["width"] if quick else _WIDTH}  # fmt: skip
     sides = {"ours": ("benchmarks.quality_cases:by_steps", {"arch": arch, **hyperparameters}, None)}
@@ -77,16 +79,16 @@ def _after_equal_work(name, options, images, reals, scratch):
                 options.threads,
             )
             parameters[side] = facts["parameters"]
-            found.setdefault(side, []).append(_judged(samples, reals) | {"seconds": seconds, "seed": seed})
+            found.setdefault(side, []).append(_judged(samples, features) | {"seconds": seconds, "seed": seed})
             options.report(f"  {side}, seed {seed}: {_text(found[side][-1])}, {seconds:.0f} s")
     if len({tuple(each.values()) for each in parameters.values()}) > 1:
         raise RuntimeError(f"The two sides are not the same network. Parameters: {parameters}")
-    return {"steps": steps, "sides": found, "floor": _floor(reals, count), "parameters": parameters["ours"]}
+    return {"steps": steps, "sides": found, "parameters": parameters["ours"]}
 
 
-def _after_equal_time(name, options, images, reals):
+def _after_equal_time(name, options, images, features, count):
     arch, _, hyperparameters = _TIMED[name]
-    marks, count = (_QUICK["marks"], _QUICK["count"]) if options.quick else (MARKS, COUNT)
+    marks = _QUICK["marks"] if options.quick else MARKS
     if options.quick:
         hyperparameters = {"base_filters": _QUICK["width"]}
     folder = HERE / "runs" / f"{name}{'-quick' if options.quick else ''}"
@@ -98,9 +100,10 @@ def _after_equal_time(name, options, images, reals):
     steps = facts["value"]["steps"]
     points = []
     for mark in marks:
-        points.append(_judged(folder / f"samples_{mark}.npy", reals) | {"minutes": mark, "steps": steps[str(mark)]})
+        points.append(_judged(folder / f"samples_{mark}.npy", features) | {"minutes": mark, "steps": steps[str(mark)]})
         options.report(f"  {mark} min, {points[-1]['steps']:,} steps: {_text(points[-1])}")
-    return {"points": points, "floor": _floor(reals, count), "parameters": facts["parameters"], "arch": arch}
+    shutil.rmtree(folder)  # or --overwrite would judge this run once more
+    return {"points": points, "parameters": facts["parameters"], "arch": arch}
 
 
 def _run(side, threads):
@@ -122,17 +125,17 @@ def _features(images):
     return extract_features(images, progress=False).features
 
 
-def _judged(samples, reals):
+def _judged(samples, features):
     from evaluation.kid import kid
 
-    result = kid(_features(reals), _features(np.load(samples)))
+    result = kid(features, _features(np.load(samples)))
     return {"kid": float(result), "interval": list(result.interval)}
 
 
-def _floor(reals, count):
+def _floor(features, count):
     from evaluation.kid import real_vs_real_floor
 
-    return float(real_vs_real_floor(_features(reals), min(count, len(reals) // 2)))
+    return float(real_vs_real_floor(features, min(count, len(features) // 2)))
 
 
 def _text(point):

@@ -7,21 +7,22 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.figures import batch_indices
+from benchmarks.ours import parameters
 
 KEEP_EVERY = 60.0  # seconds of the processors between checkpoints
 
 
 def by_steps(images, arch, steps, batch_size, seed, samples, count, **hyperparameters):
     """Trains on uint8 images (a `.npy` file) for some steps; then `samples` holds `count` images of the average."""
-    model = _model(np.load(images, mmap_mode="r").shape[1:], arch, seed, steps, hyperparameters)
     pictures = np.load(images)
+    model = _model(pictures.shape[1:], arch, seed, steps, hyperparameters)
 
     def step():
         logs = _train(model, pictures, batch_size, seed, lambda done: done < steps)
         _save_samples(samples, model, count)
         return logs
 
-    return step, {"parameters": _parameters(model)}
+    return step, {"parameters": parameters(model)}
 
 
 def by_minutes(images, arch, marks, batch_size, seed, folder, count, **hyperparameters):
@@ -72,7 +73,7 @@ def by_minutes(images, arch, marks, batch_size, seed, folder, count, **hyperpara
                 _write(state_file, state)
         return {"steps": state["marks"]}
 
-    return step, {"parameters": _parameters(model)}
+    return step, {"parameters": parameters(model)}
 
 
 def _model(shape, arch, seed, steps, hyperparameters):
@@ -126,10 +127,3 @@ def _write(path, state):
     from training.pictures import save_atomically
 
     save_atomically(path, lambda file: file.write(json.dumps(state).encode()))
-
-
-def _parameters(model):
-    from zoo.generative import count_parameters
-
-    names = ("encoder", "decoder") if hasattr(model, "encoder") else ("generator", "discriminator")
-    return {name: count_parameters(model.networks[name]) for name in names}

@@ -96,10 +96,11 @@ class MetricsLog(keras.callbacks.Callback):
         if step % self.every and step != self.steps:
             return
         speed = (step - self.mark) * self.images_per_step / max(now - self.marked, 1e-9) if step > self.mark else 0.0
-        waited = (self._waited() - self.waited) / max(now - self.marked, 1e-9)
-        self.mark, self.marked, self.waited = step, now, self._waited()
+        waited = self._waited()
+        share = (waited - self.waited) / max(now - self.marked, 1e-9)
+        self.mark, self.marked, self.waited = step, now, waited
         row = {"step": step, **logs, "images_per_second": speed}
-        row |= {} if self.waiting is None else {"data_wait": min(waited, 1.0)}
+        row |= {} if self.waiting is None else {"data_wait": min(share, 1.0)}
         row["time"] = time.time()
         # A run that an older version began keeps its columns.
         writer = csv.DictWriter(self.file, fieldnames=self.columns or list(row), extrasaction="ignore")

@@ -58,7 +58,7 @@ class FitConfig:
     batch_size: int
     seed: int
     precision: str
-    jit: bool | None
+    jit: bool | str  # or "auto"
     strategy: str
     sync_batch_norm: bool
     accumulate: int
@@ -224,7 +224,7 @@ def resolve(arguments):
         batch_size=batch_size,
         seed=seed,
         precision=options.get("precision", "auto"),
-        jit=options.get("jit"),
+        jit=options.get("jit", "auto"),
         strategy=strategy,
         sync_batch_norm=options.get("sync_batch_norm", False),
         accumulate=accumulate,

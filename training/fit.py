@@ -329,8 +329,9 @@ def _resolved_here(record):
         details = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
         tensor_cores = details and all(each.get("compute_capability", (0,))[0] >= 7 for each in details)
         precision = "mixed_float16" if tensor_cores else "float32"
-    jit = replicas.jit_compiles("auto" if record["jit"] is None else record["jit"])
-    return record | {"precision": precision, "hyperparameters": hyperparameters, "jit": jit}
+    return record | {
+        "precision": precision, "hyperparameters": hyperparameters, "jit": replicas.jit_compiles(record["jit"])
+    }  # fmt: skip
 
 
 def _agree(run_dir, record):

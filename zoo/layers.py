@@ -157,9 +157,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def build(self, input_shape):
         super().build(input_shape)
-        for variable in (self.gamma if self.scale else None, self.beta if self.center else None):
-            if variable is not None:
-                variable._autocast = False  # the kernels take float32 scales with images of any type
+        for variable in self.variables:
+            variable._autocast = False  # the kernels take float32 scales with images of any type
 
     def call(self, inputs, training=None, mask=None):
         images = len(inputs.shape) == 4 and self.axis in (-1, 3) and mask is None

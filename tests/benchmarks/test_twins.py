@@ -14,6 +14,7 @@ from benchmarks.interleave import ROOT
 # twin, side, width, the zoo's architecture and arguments
 NARROW = [
     ("dcgan", 64, 4, "dcgan", {}),
+    ("dcgan-keras", 32, 4, "dcgan", {"variant": "keras32"}),
     ("sngan-cnn", 32, 4, "sngan", {}),
     ("sngan-resnet", 32, 4, "sngan", {"variant": "resnet"}),
     ("vae", 64, 4, "vae", {}),

@@ -30,6 +30,8 @@ CASES |= {
     for name, each in TINY.items()
 }
 CASES["dcgan-local"] = CASES["dcgan"] | {"sync_batch_norm": False, "learning_rate": None}
+# What a user trains on one device: batch norm by its fused kernels, which round otherwise than the synchronized one.
+ONE_DEVICE = {"dcgan-fused": CASES["dcgan"] | {"sync_batch_norm": False}}
 CASES["ae"] = {"arch": "ae", "hyperparameters": {"base_filters": 2, "latent_dim": 4}, "learning_rate": SGD}
 
 
@@ -69,7 +71,7 @@ def finish(processes):
 def train_all(folder, job, cases, processes, virtual_devices=1):
     """Trains the cases in processes of these environments; `folder / job` then holds what came of it."""
     (folder / job).mkdir()
-    (folder / f"{job}.json").write_text(json.dumps({name: CASES[name] for name in cases}))
+    (folder / f"{job}.json").write_text(json.dumps({name: (CASES | ONE_DEVICE)[name] for name in cases}))
     worker = ROOT / "tests/training/replica_worker.py"
     started = [
         start(
@@ -88,7 +90,7 @@ def train_all(folder, job, cases, processes, virtual_devices=1):
 def trained(tmp_path_factory):
     """The folder with what one process, two workers, and two virtual devices made of the same cases."""
     folder = tmp_path_factory.mktemp("replicas")
-    train_all(folder, "one", CASES, [{}])
+    train_all(folder, "one", [*CASES, *ONE_DEVICE], [{}])
     train_all(folder, "two", CASES, [{"TF_CONFIG": config} for config in clusters(2)])
     train_all(folder, "mirrored", ["dcgan", "dcgan-local"], [{}], virtual_devices=2)
     return folder
@@ -145,8 +147,18 @@ def test_two_virtual_devices_compute_what_one_does_of_the_others(mirrored, name)
     check_equal_to_one(mirrored, "mirrored_more", name)
 
 
+def test_two_workers_take_the_first_step_that_one_device_takes_with_its_fused_batch_norm(trained):
+    check_first_step(arrays(trained / "one", "dcgan-fused"), arrays(trained / "two", "dcgan"))
+
+
 def check_equal_to_one(folder, job, name):
     one, several = arrays(folder / "one", name), arrays(folder / job, name)
+    check_first_step(one, several)
+    for key, value in weights(one, "last").items():
+        np.testing.assert_allclose(several[key], value, rtol=1e-5, atol=1e-5, err_msg=key)
+
+
+def check_first_step(one, several):
     steps = {}
     for key, value in weights(one, "first").items():
         before = one[key.replace("first", "before", 1)]
@@ -158,8 +170,6 @@ def check_equal_to_one(folder, job, name):
         assert np.linalg.norm(expected) > 0
         distance = np.linalg.norm(found - expected) / np.linalg.norm(expected)
         assert distance < 1e-4, f"gradients of the {network}: {distance}"
-    for key, value in weights(one, "last").items():
-        np.testing.assert_allclose(several[key], value, rtol=1e-5, atol=1e-5, err_msg=key)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.endswith("bfloat16")])

@@ -227,8 +227,8 @@ def _convolution(filters, kernel_size, strides=1, padding="same"):
     return SpectralConv2D(filters, kernel_size, strides=strides, padding=padding, use_bias=False)
 
 
-def _doubling(filters, kernel_size):
-    return SpectralUpsamplingConv2D(filters, kernel_size, use_bias=False)
+def _doubling(filters):
+    return SpectralUpsamplingConv2D(filters, use_bias=False)
 
 
 def _batch_norm(num_classes=None):
@@ -304,9 +304,10 @@ class UpBlock(Stack):
 
     def __init__(self, filters, noisy, num_classes=None, dropout=0.0, **kwargs):
         rows = []
-        for convolution in (_doubling, _convolution) if noisy else (_doubling,):
+        for number in range(2 if noisy else 1):
+            convolution = _convolution(2 * filters, 3) if number else _doubling(2 * filters)
             noise = [Noise()] if noisy else []
-            rows += [convolution(2 * filters, 3), *noise, _batch_norm(num_classes), GLU()]
+            rows += [convolution, *noise, _batch_norm(num_classes), GLU()]
         super().__init__([*rows, Dropout(dropout)], **kwargs)
 
 
@@ -379,7 +380,7 @@ class Decoder(keras.layers.Layer):
         widths = DECODER if gated else ATTENTION_DECODER
         for key in (key for key in widths if key <= side):
             width = max(1, int(widths[key] * base_filters))
-            self.blocks.add(_doubling(2 * width if gated else width, 3))
+            self.blocks.add(_doubling(2 * width if gated else width))
             self.blocks.add(_batch_norm())
             self.blocks.add(GLU() if gated else _leaky())
         self.to_image = _convolution(channels, 3)
