@@ -142,6 +142,7 @@ def test_metrics_have_a_row_every_so_many_steps_of_finite_numbers(emoji):
     assert all(math.isfinite(float(value)) for row in rows for value in row.values())
     assert all(float(row["images_per_second"]) > 0 for row in rows)
     assert all(0 <= float(row["data_wait"]) <= 1 for row in rows)
+    assert any(float(row["data_wait"]) > 0 for row in rows), "no waiting was measured"
     assert len({row["d_loss"] for row in rows}) == 3, "the losses stand still"
 
 
