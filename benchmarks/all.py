@@ -112,6 +112,8 @@ def section(benchmark, folder, quick=False):
     folder.mkdir(exist_ok=True)
     content = json.dumps({"benchmark": benchmark.name, "quick": quick, "rows": rows}, indent=1)
     save_atomically(published, lambda file: file.write(content.encode()))
+    if benchmark.draw is not None:
+        benchmark.draw(rows, folder.parent / "images")
     missing = [row for row in benchmark.rows if row not in rows]
     parts = [markdown_table(benchmark, rows), *sorted({provenance(row["measured"]) for row in rows.values()})]
     if missing:

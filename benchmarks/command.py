@@ -28,6 +28,7 @@ class Benchmark:
         cells: Function of (row, figures) to the cells of one or more lines, a list of lists of texts.
         needs_torch: Whether there is a peer in PyTorch.
         folders: {option: what its folder holds}, of those that it takes.
+        draw: Function of (rows, folder) that writes the pictures of the page; None if there are none.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Benchmark:
     cells: object
     needs_torch: bool = True
     folders: dict = field(default_factory=dict)
+    draw: object = None
 
     def file(self, quick=False):
         """Returns where the figures are kept."""

@@ -101,7 +101,7 @@ def environment(threads):
     return {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads)), "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
-def interleaved(sides, *, turns, steps, threads, report=print):
+def interleaved(sides, *, turns, steps, threads, warm_up=True, report=print):
     """Builds every side and takes one step to warm up, then lets them run `steps` steps each, in turn, `turns` times.
 
     Args:
@@ -109,6 +109,7 @@ def interleaved(sides, *, turns, steps, threads, report=print):
         turns: Turns of each.
         steps: Steps a turn.
         threads: Threads of each process.
+        warm_up: False where a step is so long that its first time is no other.
         report: Called with a line on each side as it is ready, and on each turn.
 
     Returns:
@@ -136,12 +137,15 @@ def interleaved(sides, *, turns, steps, threads, report=print):
         for side in sides:
             worker = Worker(side, threads)
             stack.callback(worker.close)
-            first = attempt(worker, lambda worker=worker: (worker.wait_until_built(), worker.run(1)))
+            first = attempt(
+                worker, lambda worker=worker: (worker.wait_until_built(), worker.run(1) if warm_up else None)
+            )
             if first is not None:
                 workers.append(worker)
-                seconds = first[1]["seconds"][0]
+                seconds = first[1]["seconds"][0] if warm_up else None
                 results[side.name] = {**first[0], "first_step_seconds": seconds, "turns": [], "cpu_turns": []}
-                report(f"  {side.name}: built in {first[0]['build_seconds']:.1f} s, first step {seconds:.2f} s")
+                step = f", first step {seconds:.2f} s" if warm_up else ""
+                report(f"  {side.name}: built in {first[0]['build_seconds']:.1f} s{step}")
         for turn in range(turns):
             for worker in list(workers):
                 answer = attempt(worker, lambda worker=worker: worker.run(worker.side.steps or steps))

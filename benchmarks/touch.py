@@ -117,22 +117,18 @@ def _first_steps(which, folder, options):
     loading.draw(photos, 8 if options.quick else 500)
     width = 4 if options.quick else 64
 
-    def fit(*more):
-        def make(turn):
-            run_dir = folder / f"run-{turn}-{len(more)}"
-            words = (
-                sys.executable, "-m", "training.fit", "--arch", "sngan", "--data", photos, "--steps", "100",
-                "--batch-size", "4" if options.quick else "64", "--set", f"base_filters={width}", "--run-dir", run_dir,
-                *more,
-            )  # fmt: skip
-            cache = folder / (f"cache-{turn}-{len(more)}" if which == "cold" else "cache")
-            return Command(words, until=FIRST_STEP, cache=str(cache))
-
-        return make
+    def fit(turn):
+        words = (
+            sys.executable, "-m", "training.fit", "--arch", "sngan", "--data", photos, "--steps", "100",
+            "--batch-size", "4" if options.quick else "64", "--set", f"base_filters={width}", "--run-dir",
+            folder / f"run-{turn}",
+        )  # fmt: skip
+        cache = folder / (f"cache-{turn}" if which == "cold" else "cache")
+        return Command(words, until=FIRST_STEP, cache=str(cache))
 
     if which == "warm":
-        fit()(-1).seconds(options.threads)
-    sides = {OURS: fit(), "ours, --no-jit": fit("--no-jit")}
+        fit(-1).seconds(options.threads)
+    sides = {OURS: fit, "import tensorflow": lambda turn: Command((sys.executable, *IMPORT))}
     if options.torch_python is not None:
         arguments = {"twin": "sngan-cnn", "side": 32, "batch_size": 4 if options.quick else 64, "base_filters": width}
         sides |= {"PyTorch eager, no data": lambda turn: _torch_once(options, "train", arguments)}

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import all as every
-from benchmarks import command, evaluating, growth, interleave, loading, quality, touch, training_step
+from benchmarks import command, evaluating, growth, interleave, loading, quality, quality_pictures, touch, training_step
 from benchmarks.command import Benchmark, Options, markdown_table, measured, ratio_text, seconds_text
 from benchmarks.figures import batch_indices, fitted_exponent, ratio, summary
 from benchmarks.interleave import Side, interleaved
@@ -134,6 +135,46 @@ def test_the_figures_of_the_page_lie_beside_it_and_give_way_row_by_row_to_those_
     assert "| one 1 |" in text and "| two 3 |" in text
 
 
+def test_a_step_that_is_not_to_warm_up_runs_once_a_turn():
+    side = Side("ours", "benchmarks.ours:frechet", {"count": 20, "dimension": 4, "method": "ours"})
+    lines = []
+    results = interleaved([side], turns=1, steps=1, threads=1, warm_up=False, report=lines.append)
+    assert [len(turn) for turn in results["ours"]["turns"]] == [1] and results["ours"]["first_step_seconds"] is None
+    assert "first step" not in lines[0]
+
+
+def timed_row(*minutes):
+    points = [{"minutes": each, "kid": 1 / each, "interval": [0.9 / each, 1.2 / each], "steps": 7} for each in minutes]
+    return {"points": points, "floor": 0.0}
+
+
+def test_the_chart_of_quality_is_on_the_page_with_a_panel_a_set_of_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(quality, "HERE", tmp_path)
+    monkeypatch.setattr(command, "HERE", tmp_path)
+    widths = {}
+    rows = {"cars-sngan-16": timed_row(5, 10, 20), "cars-sngan-16-translation": timed_row(5, 10)}
+    for name, more in (("one", {}), ("two", {"paintings-fastgan-16": timed_row(5, 10, 20)})):
+        quality.draw(rows | more, tmp_path / name)
+        with Image.open(tmp_path / name / "quality-time.png") as chart:
+            widths[name] = chart.width
+    assert widths["two"] == 2 * widths["one"]
+    assert [path.name for path in (tmp_path / "two").iterdir()] == ["quality-time.png"]  # no samples there
+    page = Path(every.PAGE).read_text(encoding="utf-8")
+    assert "images/quality-time.png" in page
+
+
+def test_the_samples_of_each_run_stand_in_a_row_by_minutes_and_a_mark_that_is_missing_stays_white(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, value, marks in ((first, 10, (5, 10)), (second, 20, (5,))):
+        folder.mkdir()
+        for mark in marks:
+            np.save(folder / f"samples_{mark}.npy", np.full((9, 32, 32, 3), value + mark, np.uint8))
+    picture = quality_pictures.samples([first, second], (5, 10))
+    height, half = picture.shape[0] // 2, picture.shape[1] // 2
+    corners = [[picture[y + 3, x + 3, 0] for x in (0, half)] for y in (0, height)]
+    assert corners == [[15, 20], [25, 255]]
+
+
 def test_the_page_has_a_place_for_every_benchmark():
     names = re.findall(r"<!-- figures: (\w+) -->", Path(every.PAGE).read_text(encoding="utf-8"))
     assert sorted(names) == sorted(module.BENCHMARK.name for module in MODULES)
@@ -163,8 +204,8 @@ def test_every_image_is_used_once_an_epoch_in_an_order_that_is_a_function_of_the
 
 
 def test_a_row_of_quality_without_its_images_says_which_option_names_them(capsys):
-    assert quality.main(["--rows", "paintings-vae-16", "--torch-python", "none", "--quick"]) == 1
-    assert "paintings-vae-16 needs --paintings FOLDER" in capsys.readouterr().err
+    assert quality.main(["--rows", "paintings-fastgan-16", "--torch-python", "none", "--quick"]) == 1
+    assert "paintings-fastgan-16 needs --paintings FOLDER" in capsys.readouterr().err
 
 
 def test_times_and_ratios_read_in_three_digits():
