@@ -153,21 +153,19 @@ def cells(name, figures):
     """Returns the lines of a row: one a side, or one a mark."""
     if "points" in figures:
         return [
-            [name, f"{point['minutes']} min", f"{point['steps']:,}", _text(point)[4:], f"{figures['floor']:.4f}"]
+            [name, f"{point['minutes']} min", f"{point['steps']:,}", _text(point)[4:], f"{figures['floor']:.5f}"]
             for point in figures["points"]
         ]
     lines = []
     for side, found in figures["sides"].items():
         texts = "; ".join(_text(each)[4:] for each in found)
         mean = np.mean([each["kid"] for each in found])
-        lines.append([name, side, f"{figures['steps']:,}", f"mean {mean:.3f}: {texts}", f"{figures['floor']:.4f}"])
+        lines.append([name, side, f"{figures['steps']:,}", f"mean {mean:.3f}: {texts}", f"{figures['floor']:.5f}"])
     return lines
 
 
 def draw(rows, folder):
     """Writes the chart of the timed rows, and, where their samples still lie in `runs/`, a picture of those."""
-    from PIL import Image
-
     from benchmarks import quality_pictures as pictures
     from training.pictures import save_atomically
 
@@ -179,7 +177,7 @@ def draw(rows, folder):
     for images in ("cars", "paintings"):
         folders = [HERE / "runs" / name for name in timed if name.startswith(images)]
         if folders and all(each.is_dir() for each in folders):
-            strip = Image.fromarray(pictures.samples(folders, MARKS))
+            strip = pictures.samples(folders, MARKS)
             save_atomically(folder / f"quality-{images}.png", lambda file, strip=strip: strip.save(file, "PNG"))
 
 

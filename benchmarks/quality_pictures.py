@@ -15,6 +15,7 @@ CHANGED = (
 TITLES = {"cars": "5,000 cars, 32 px", "paintings": "403 paintings, 64 px"}
 SAMPLES = 8
 SAMPLE_SIDE = 64
+LABEL, GAP = 22, 12  # pixels above a row and between the marks
 
 
 def chart(rows):
@@ -55,25 +56,27 @@ def chart(rows):
 
 
 def samples(folders, marks):
-    """Returns an image `[height, width, 3]`: a row a run, its first samples at each mark.
+    """Returns a picture: a row a run, under its name its first samples at each mark.
 
     Args:
-        folders: Of the runs, each with `samples_MARK.npy`; those without one stay white there.
+        folders: Of the runs, each with `samples_MARK.npy`; it stays white where there is none.
         marks: Minutes.
     """
+    from PIL import Image, ImageDraw
+
     from training.pictures import grid
 
-    rows = []
-    for folder in folders:
-        parts = []
-        for mark in marks:
-            file = folder / f"samples_{mark}.npy"
-            images = np.load(file, mmap_mode="r")[:SAMPLES] if file.exists() else None
-            part = np.full((SAMPLE_SIDE + 2, SAMPLES * SAMPLE_SIDE + 12, 3), 255, np.uint8)
-            if images is not None:
+    width = SAMPLES * SAMPLE_SIDE
+    picture = Image.new("RGB", (len(marks) * (width + GAP) - GAP, len(folders) * (LABEL + SAMPLE_SIDE)), "white")
+    write = ImageDraw.Draw(picture)
+    for row, folder in enumerate(folders):
+        top = row * (LABEL + SAMPLE_SIDE)
+        for column, mark in enumerate(marks):
+            file, left = folder / f"samples_{mark}.npy", column * (width + GAP)
+            if file.exists():
+                images = np.asarray(np.load(file, mmap_mode="r")[:SAMPLES])
                 factor = SAMPLE_SIDE // images.shape[1]
-                enlarged = np.asarray(images).repeat(factor, axis=1).repeat(factor, axis=2)
-                part[:SAMPLE_SIDE, : SAMPLES * SAMPLE_SIDE] = grid(enlarged, SAMPLES)
-            parts.append(part)
-        rows.append(np.concatenate(parts, axis=1))
-    return np.concatenate(rows)
+                enlarged = images.repeat(factor, axis=1).repeat(factor, axis=2)
+                write.text((left + 2, top + 3), f"{folder.name}, {mark} min", "black", font_size=LABEL - 8)
+                picture.paste(Image.fromarray(grid(enlarged, SAMPLES)), (left, top + LABEL))
+    return picture

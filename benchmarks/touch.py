@@ -183,6 +183,10 @@ def install_sizes(options):
     for side, (python, *names) in pythons.items():
         command = [python, "-c", LIST_INSTALLED, *names]
         found = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+        if names[0] not in found:
+            raise RuntimeError(
+                f"{python} has no installed {names[0]}, whose size was to be measured: pip install -e . there."
+            )
         largest = dict(sorted(found.items(), key=lambda item: -item[1])[:8])
         sides[side] = {"bytes": sum(found.values()), "packages": len(found), "largest": largest}
     return {"sides": sides, "ratios": {}}

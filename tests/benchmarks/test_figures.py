@@ -135,6 +135,12 @@ def test_the_figures_of_the_page_lie_beside_it_and_give_way_row_by_row_to_those_
     assert "| one 1 |" in text and "| two 3 |" in text
 
 
+def test_the_size_of_an_installation_that_is_not_there_is_not_zero(monkeypatch):
+    monkeypatch.setattr(touch, "LIST_INSTALLED", "print('{}')")
+    with pytest.raises(RuntimeError, match="has no installed keras-small-image-zoo"):
+        touch.install_sizes(Options(True, 1, None))
+
+
 def test_a_step_that_is_not_to_warm_up_runs_once_a_turn():
     side = Side("ours", "benchmarks.ours:frechet", {"count": 20, "dimension": 4, "method": "ours"})
     lines = []
@@ -169,9 +175,9 @@ def test_the_samples_of_each_run_stand_in_a_row_by_minutes_and_a_mark_that_is_mi
         folder.mkdir()
         for mark in marks:
             np.save(folder / f"samples_{mark}.npy", np.full((9, 32, 32, 3), value + mark, np.uint8))
-    picture = quality_pictures.samples([first, second], (5, 10))
+    picture = np.asarray(quality_pictures.samples([first, second], (5, 10)))
     height, half = picture.shape[0] // 2, picture.shape[1] // 2
-    corners = [[picture[y + 3, x + 3, 0] for x in (0, half)] for y in (0, height)]
+    corners = [[picture[y + height - 1, x, 0] for x in (0, half + 8)] for y in (0, height)]
     assert corners == [[15, 20], [25, 255]]
 
 
