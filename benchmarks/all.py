@@ -75,7 +75,8 @@ def main(argv=None):
 
 def _options_of(module, arguments):
     """Returns the options of a benchmark; `None` where the images of all its rows are missing."""
-    options = ["--threads", str(arguments.threads), "--torch-python", arguments.torch_python]
+    threads = module.BENCHMARK.threads or arguments.threads
+    options = ["--threads", str(threads), "--torch-python", arguments.torch_python]
     options += [f"--{name}" for name in ("quick", "overwrite") if getattr(arguments, name)]
     if module is not quality:
         return options

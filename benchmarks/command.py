@@ -28,6 +28,7 @@ class Benchmark:
         cells: Function of (row, figures) to the cells of one or more lines, a list of lists of texts.
         needs_torch: Whether there is a peer in PyTorch.
         folders: {option: what its folder holds}, of those that it takes.
+        threads: Of every side by default; all processors if None.
         draw: Function of (rows, folder) that writes the pictures of the page; None if there are none.
     """
 
@@ -39,6 +40,7 @@ class Benchmark:
     cells: object
     needs_torch: bool = True
     folders: dict = field(default_factory=dict)
+    threads: int | None = None
     draw: object = None
 
     def file(self, quick=False):
@@ -96,6 +98,8 @@ def build_parser(benchmark):
         "--rows", metavar="ROW", nargs="+", help=f"of {', '.join(benchmark.rows)}; default all that --quick has"
     )
     add_common(parser)
+    if benchmark.threads is not None:
+        parser.set_defaults(threads=benchmark.threads)
     parser.add_argument("--turns", metavar="N", type=int, help="turns of each side; default depends on the row")
     parser.add_argument("--out", metavar="FILE", help=f"default benchmarks/{benchmark.name}.json (-quick.json)")
     for option, what in benchmark.folders.items():

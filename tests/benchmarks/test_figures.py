@@ -196,6 +196,15 @@ def test_help_says_what_there_is_and_a_wrong_option_exits_with_2(module, capsys)
     assert ended.value.code == 2 and "--threads must be from 1" in capsys.readouterr().err
 
 
+def test_the_minutes_of_quality_are_those_of_one_processor_unless_told_otherwise():
+    assert command.build_parser(quality.BENCHMARK).parse_args([]).threads == 1
+    assert command.build_parser(quality.BENCHMARK).parse_args(["--threads", "2"]).threads == 2
+    arguments = every.build_parser().parse_args(["--threads", "2", "--data", "cars"])
+    for module, threads in ((quality, "1"), (growth, "2")):
+        words = every._options_of(module, arguments)
+        assert words[words.index("--threads") + 1] == threads
+
+
 def test_an_unknown_row_is_told_with_the_nearest(capsys):
     with pytest.raises(SystemExit) as ended:
         training_step.main(["--rows", "dcgan64", "--torch-python", "none"])
