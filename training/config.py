@@ -15,7 +15,8 @@ PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 
 EPILOG = """examples:
   python -m training.fit --recipe emoji-faces-small         faces of emoji in a few minutes, on any machine
-  python -m training.fit --arch sngan --data photos/        your own folder of pictures, SN-GAN at its paper's width
+  python -m training.fit --recipe photos-small --data photos/    your own folder of pictures, 20 minutes of a CPU core
+  python -m training.fit --arch sngan --data photos/             the same, SN-GAN at its paper's width
   python -m training.fit --arch dcgan --data set.zip --size 64 --steps 5000
   python -m training.fit --arch sngan --set base_filters=16 --set loss=hinge --augment color,translation
   python -m training.fit --arch sngan --data photos/ --conditional      one folder a class, and the class can be asked for

@@ -498,7 +498,7 @@ def print_result(settings, saved_model):
 Try next:
   saved_model_cli run --dir {saved_model} --tag_set serve --signature_def sample \\
       --input_exprs 'seed=[7];truncation=[1.0]{";label=[0]" if settings.conditional else ""}'
-  python -m training.fit --arch sngan --data YOUR_FOLDER     your own pictures
+  python -m training.fit --recipe photos-small --data YOUR_FOLDER     your own pictures
   python -m training.fit --list                              the other architectures"""
     )
 
