@@ -1,6 +1,7 @@
 """What the benchmarks' command lines share: options, rows that are kept as they are measured, tables."""
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -70,9 +71,9 @@ def run(benchmark, argv=None):
     except ValueError as error:
         parser.exit(2, f"benchmarks.{benchmark.name}: {error}\n")
     path = Path(arguments.out or benchmark.file(options.quick))
-    limit_processors(options.threads)
     try:
-        figures = measured(benchmark, rows, options, path, arguments.overwrite)
+        with limited_processors(options.threads):
+            figures = measured(benchmark, rows, options, path, arguments.overwrite)
     except KeyboardInterrupt:
         print(f"Stopped. The rows measured so far are in {path}; the same command goes on.", file=sys.stderr)
         return 130
@@ -129,9 +130,15 @@ def available_processors():
     return len(os.sched_getaffinity(0))
 
 
-def limit_processors(count):
-    """Keeps this process, and all that it starts, to the first `count` processors it may use."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+@contextlib.contextmanager
+def limited_processors(count):
+    """Keeps this process, and all that it starts meanwhile, to the first `count` processors it may use."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def resolve(benchmark, arguments):

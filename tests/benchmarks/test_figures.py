@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 from pathlib import Path
 
@@ -203,6 +204,18 @@ def test_the_minutes_of_quality_are_those_of_one_processor_unless_told_otherwise
     for module, threads in ((quality, "1"), (growth, "2")):
         words = every._options_of(module, arguments)
         assert words[words.index("--threads") + 1] == threads
+
+
+def test_a_benchmark_keeps_to_its_processors_and_gives_the_others_back(tmp_path):
+    before, during = os.sched_getaffinity(0), []
+
+    def measure(row, options):
+        during.append(os.sched_getaffinity(0))
+        raise RuntimeError("broken")
+
+    benchmark = dataclasses.replace(counting([]), measure=measure, threads=1)
+    assert command.run(benchmark, ["--rows", "one", "--out", str(tmp_path / "figures.json")]) == 1
+    assert during == [{min(before)}] and os.sched_getaffinity(0) == before
 
 
 def test_an_unknown_row_is_told_with_the_nearest(capsys):
