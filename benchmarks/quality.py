@@ -183,7 +183,7 @@ def draw(rows, folder):
 
 BENCHMARK = Benchmark(
     name="quality",
-    title="The kernel Inception distance after equal work beside PyTorch, and after equal time of the processors.",
+    title="The kernel Inception distance after equal work beside PyTorch, and after equal time of a processor.",
     rows=(*_EQUAL, *_TIMED),
     measure=measure,
     columns=("row", "side, or time", "steps", "KID (95% interval)", "real against real"),

@@ -1,6 +1,5 @@
 """The cases of `benchmarks.quality` in this project's own code: models trained for so many steps, or so much time."""
 
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -39,7 +38,7 @@ def by_minutes(images, arch, marks, batch_size, seed, folder, count, **hyperpara
         seed: Of weights, noise and order.
         folder: Of checkpoints, samples and `state.json`.
         count: Images to draw at each mark.
-        hyperparameters: Of the architecture, or fields of its recipe.
+        hyperparameters: Of the architecture.
     """
     from zoo import checkpoint
 
@@ -84,13 +83,10 @@ def _model(shape, arch, seed, steps, hyperparameters):
     import keras
 
     import zoo
-    from zoo.recipe import TUNABLE
 
     keras.utils.set_random_seed(seed)
-    fields = {name: hyperparameters[name] for name in TUNABLE if name in hyperparameters}
-    others = {name: value for name, value in hyperparameters.items() if name not in fields}
-    model = zoo.create(arch, tuple(shape), seed=seed, **others)
-    model.compile(recipe=dataclasses.replace(model.recipe, **fields), steps=steps, steps_per_epoch=100)
+    model = zoo.create(arch, tuple(shape), seed=seed, **hyperparameters)
+    model.compile(steps=steps, steps_per_epoch=100)
     return model
 
 

@@ -4,15 +4,7 @@ import numpy as np
 
 COLOURS = {"dcgan": "#0072B2", "sngan": "#D55E00", "fastgan": "#009E73", "vae": "#CC79A7"}  # Okabe and Ito
 MARKERS = {"dcgan": "o", "sngan": "^", "fastgan": "s", "vae": "D"}
-CHANGED = (
-    ("v", ":"),
-    ("P", "-."),
-    ("X", (0, (1, 3))),
-    ("<", (0, (5, 4))),
-    (">", (0, (3, 1, 1, 1))),
-    ("*", (0, (8, 2))),
-)
-TITLES = {"cars": "5,000 cars, 32 px", "paintings": "403 paintings, 64 px"}
+CHANGED = (("v", ":"), ("P", "-."))  # marker and line of the runs with a change of the recipe
 SAMPLES = 8
 SAMPLE_SIDE = 64
 LABEL, GAP = 22, 12  # pixels above a row and between the marks
@@ -43,9 +35,8 @@ def chart(rows):
                     minutes, values, yerr=reach, color=colour(COLOURS[arch]), marker=marker, linestyle=line,
                     linewidth=1.5, capsize=3, markersize=5, label=" ".join([arch, width, "-".join(change)]).strip(),
                 )  # fmt: skip
-            plot.set(
-                title=TITLES[images], xlabel="minutes of one processor", ylabel="KID (lower is better)", yscale="log"
-            )
+            title = f"{row['images']:,} {images}, {row['side']} px"
+            plot.set(title=title, xlabel="minutes of one processor", ylabel="KID (lower is better)", yscale="log")
             ticks = sorted({each["minutes"] for row in runs.values() for each in row["points"]})
             plot.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             plot.yaxis.set_major_formatter("{x:.2g}")

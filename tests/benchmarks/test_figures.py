@@ -152,7 +152,7 @@ def test_a_step_that_is_not_to_warm_up_runs_once_a_turn():
 
 def timed_row(*minutes):
     points = [{"minutes": each, "kid": 1 / each, "interval": [0.9 / each, 1.2 / each], "steps": 7} for each in minutes]
-    return {"points": points, "floor": 0.0}
+    return {"points": points, "floor": 0.0, "images": 9, "side": 32}
 
 
 def test_the_chart_of_quality_is_on_the_page_with_a_panel_a_set_of_images(tmp_path, monkeypatch):
